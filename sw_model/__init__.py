@@ -1,0 +1,1 @@
+"""The specification that runs: formats, the golden MoE layer, checkpoint readers, quantiser, compiler."""
