@@ -1,0 +1,53 @@
+# The one task runner. `make demo` and `make test` set everything up themselves.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+PROMPT ?= The President of the United States
+TOKENS ?= 48
+CONFIG ?=
+PYTEST ?=
+
+.PHONY: help setup demo test test-all verilog fpga bench model lint clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: $(READY)  ## .venv with pinned packages, and the system packages they need
+
+$(READY): pyproject.toml constraints.txt tools/system_packages.sh
+	@tools/system_packages.sh "$(PYTHON)"
+	@tools/make_venv.sh "$(PYTHON)"
+	@touch $@
+
+demo: $(READY)   ## text from the shipped model, its MoE layers on Verilated RTL
+	@$(BIN)/expertile demo --prompt "$(PROMPT)" --tokens $(TOKENS)
+
+test: $(READY)   ## everything but the slow tests
+	@$(BIN)/python -m pytest $(PYTEST)
+
+test-all: $(READY)  ## the slow tests too
+	@$(BIN)/python -m pytest -m "" $(PYTEST)
+
+verilog: $(READY)  ## build/verilog/expertile.v and its description
+	@$(BIN)/expertile verilog $(if $(CONFIG),--config $(CONFIG)) -o build/verilog/expertile.v
+
+fpga: $(READY)   ## bitstream and report for the ULX3S-85F
+	@$(BIN)/expertile fpga --board ulx3s_85f $(if $(CONFIG),--config $(CONFIG)) -o build/fpga
+
+bench: $(READY)  ## speed and accuracy of the shipped model, build/bench.json
+	@$(BIN)/expertile bench --json build/bench.json
+
+model: $(READY)  ## train models/base anew (needs the [train] extra: installs torch)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[train]'
+	@$(BIN)/python -m sw_model.training.train $(TRAIN)
+
+lint: $(READY)   ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean:           ## all that is built; .venv stays
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
