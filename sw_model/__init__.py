@@ -1,1 +1,1 @@
-"""The specification that runs: formats, the golden MoE layer, checkpoint readers, quantiser, compiler."""
+"""The specification that runs: number formats, the golden MoE layer, quantiser, compiler and training."""

@@ -1,0 +1,1 @@
+"""The generator: one Amaranth component a file, from activation quantiser to AXI top."""

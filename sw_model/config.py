@@ -1,0 +1,163 @@
+"""The hardware's configuration: what a generated design can hold, and the widths that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+
+from sw_model.errors import ExpertileError
+from sw_model.formats import (
+    ACT8_MAX,
+    ACT16_LOW_BITS,
+    ACT16_MAX,
+    BLOCK,
+    EXPERT_FORMATS,
+    MANT_BITS,
+    ROUTER_FORMAT,
+    SHIFT_BITS,
+)
+from sw_model.tables import PROB_FRACTION
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """Maxima of a generated accelerator; any layer within them runs on it.
+
+    Parameters
+    ----------
+    name : preset name, used for folders and reports
+    tiles : tiles in the array (macro + scale + accumulator), a power of two
+    words : macro depth, in words of 32 lanes x 4 bits, per tile
+    scales : scale store depth, in entries (one a block), per tile; a multiple of 4
+    max_hidden : largest hidden size (elements, a multiple of 32)
+    max_intermediate : largest width of a routed or base expert (elements, a multiple of 32)
+    max_experts : most routed experts
+    max_top_k : most routed experts a token
+    weight_spread, activation_spread : octaves below the largest block scale of a row / of a token
+    router_spread : the same for both operands of the router
+    down_spread : octaves between the row exponents of a layer's down projections
+    """
+
+    name: str
+    tiles: int
+    words: int
+    scales: int
+    max_hidden: int
+    max_intermediate: int
+    max_experts: int
+    max_top_k: int
+    weight_spread: int = 8
+    activation_spread: int = 10
+    router_spread: int = 4
+    down_spread: int = 12
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "name" and (type(value) is not int or value < 1):
+                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        if self.tiles & (self.tiles - 1):
+            raise ValueError(f"tiles must be a power of two, not {self.tiles}")
+        for name in ("max_hidden", "max_intermediate"):
+            if getattr(self, name) % BLOCK:
+                raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")
+        if self.scales % 4:
+            raise ValueError(f"scales must be a multiple of 4, not {self.scales}")
+        if self.max_top_k > self.max_experts:
+            raise ValueError("max_top_k must not exceed max_experts")
+        for name in ("weight_spread", "activation_spread", "router_spread", "down_spread"):
+            if getattr(self, name) >= 1 << SHIFT_BITS:
+                raise ValueError(f"{name} must be below {1 << SHIFT_BITS}")
+        if self.acc_bits > 63 or self.acc_bits + self.down_spread + PROB_FRACTION + 1 - 32 > 61:
+            raise ValueError("accumulators exceed the 63 bits that the golden model computes in")
+
+    @property
+    def max_blocks(self) -> int:
+        """Blocks of the longest reduction."""
+        return max(self.max_hidden, self.max_intermediate) // BLOCK
+
+    @property
+    def max_slots(self) -> int:
+        """Expert results that one token combines: the routed ones and the base expert."""
+        return self.max_top_k + 1
+
+    @property
+    def acc_bound(self) -> int:
+        """Largest magnitude that a row accumulator can reach, any operands, any order of summation."""
+        mant = (1 << MANT_BITS) - 1
+        expert = max(f.max_magnitude for f in EXPERT_FORMATS.values()) * ACT8_MAX
+        expert *= 1 << (self.weight_spread + self.activation_spread)
+        # The high bytes alone may overshoot the 16-bit code by half a low byte.
+        router = ROUTER_FORMAT.max_magnitude * (ACT16_MAX + (1 << (ACT16_LOW_BITS - 1)))
+        router *= 1 << (2 * self.router_spread)
+        return BLOCK * self.max_blocks * mant * max(expert, router)
+
+    @property
+    def acc_bits(self) -> int:
+        """Width of the signed row accumulator."""
+        return self.acc_bound.bit_length() + 1
+
+    @property
+    def shift_max(self) -> int:
+        """Largest shift of a scaled block sum onto the row's LSB."""
+        return max(
+            self.weight_spread + self.activation_spread, 2 * self.router_spread + ACT16_LOW_BITS
+        )
+
+    @property
+    def combine_bits(self) -> int:
+        """Width of the signed combine accumulator (row sum x Q1.16 weight, aligned, over all slots)."""
+        bound = self.acc_bound * (1 << PROB_FRACTION) * (1 << self.down_spread) * self.max_slots
+        return bound.bit_length() + 1
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this configuration."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def presets() -> list[str]:
+    """Names of the configurations that come with Expertile."""
+    folder = resources.files("sw_model") / "presets"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_config(name_or_path: str) -> HardwareConfig:
+    """A preset by name, or a TOML file of the same keys.
+
+    Raises
+    ------
+    ExpertileError : unknown preset, missing file, bad TOML, unknown key or value out of range
+    """
+    if name_or_path in presets():
+        path = Path(str(resources.files("sw_model") / "presets" / f"{name_or_path}.toml"))
+    else:
+        path = Path(name_or_path)
+        if path.suffix != ".toml":
+            raise ExpertileError(
+                f"config {name_or_path!r}: no such preset; choose one of {', '.join(presets())}, "
+                "or give a .toml file"
+            )
+    try:
+        data = tomllib.loads(path.read_text())
+    except OSError as e:
+        raise ExpertileError(f"config {path}: cannot be read ({e.strerror}); check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ExpertileError(f"config {path}: not valid TOML ({e})") from None
+    known = {f.name for f in fields(HardwareConfig)}
+    unknown, missing = sorted(set(data) - known), sorted(
+        f.name for f in fields(HardwareConfig) if f.name not in data and f.name != "name"
+        and f.default is MISSING
+    )
+    if unknown:
+        raise ExpertileError(f"config {path}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    if missing:
+        raise ExpertileError(f"config {path}: missing key {missing[0]!r}")
+    try:
+        return HardwareConfig(**{"name": path.stem, **data})
+    except (ValueError, TypeError) as e:
+        raise ExpertileError(f"config {path}: {e}") from None

@@ -1,0 +1,264 @@
+"""Number formats: the one definition that the golden model, the compiler and the hardware share.
+
+Weights come in blocks of ``BLOCK`` along the reduction axis, each with a positive bfloat16 scale, and a
+matrix row has one exponent onto which all its block scales are aligned::
+
+    w[r, 32 b + i]  ~=  code[r, b, i] * mant[r, b] * 2**(shift[r, b] + row_exp[r])
+
+    code   integer, |code| <= fmt.max_magnitude      mant   128 .. 255 (bfloat16 mantissa, hidden bit in)
+    shift  0 .. spread                               row_exp  bfloat16 exponent - 134
+
+Activations follow OCP Microscaling MXINT8: blocks of 32 elements with a power-of-two (E8M0) block exponent,
+rounded to nearest even. A token's block exponents are clamped to within ``spread`` octaves of its largest, so
+that every product of the token lands on a fixed LSB (see :mod:`sw_model.widths`).
+
+Source: OCP Microscaling Formats (MX) Specification 1.0; bfloat16 scales: ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 32
+NIBBLE = 4
+
+# Bit layout of one scale entry (20 bits), used by the compiler and by the tiles.
+MANT_BITS = 8
+SHIFT_BITS = 5
+ROW_EXP_BITS = 8
+SCALE_BITS = (MANT_BITS - 1) + SHIFT_BITS + ROW_EXP_BITS
+ROW_EXP_BIAS = 134  # bfloat16 bias 127, plus 7 because the mantissa is an integer of 8 bits
+
+# Layout of an unpacked number ("Scaled"): value = (-1)**sign * mag * 2**(top - 23).
+MAG_BITS = 24
+TOP_BITS = 11
+TOP_MIN = -(1 << (TOP_BITS - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFormat:
+    """A sign-magnitude integer weight format; ``planes`` is its magnitude in nibbles (array passes)."""
+
+    name: str
+    planes: int
+
+    @property
+    def max_magnitude(self) -> int:
+        """The top nibble also holds the sign, so it has three magnitude bits."""
+        return (1 << (NIBBLE * self.planes - 1)) - 1
+
+    @property
+    def bits(self) -> int:
+        """Stored bits of one element."""
+        return NIBBLE * self.planes
+
+
+INT4 = WeightFormat(name="int4", planes=1)
+INT8 = WeightFormat(name="int8", planes=2)
+INT16 = WeightFormat(name="int16", planes=4)
+WEIGHT_FORMATS = {fmt.name: fmt for fmt in (INT4, INT8, INT16)}
+EXPERT_FORMATS = {fmt.name: fmt for fmt in (INT8, INT4)}
+ROUTER_FORMAT = INT16
+
+ACT8_MAX = 127  # |INT8 activation|
+ACT8_FRACTION = 6  # MXINT8: element LSB = 2**(X - 6)
+ACT16_FRACTION = 13  # router: 15-bit magnitude <= 2**14, so that both bytes are signed INT8
+ACT16_MAX = 1 << 14
+ACT16_LOW_BITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """Arrays of unpacked numbers: ``(-1)**sign * mag * 2**(top - 23)``; ``mag`` has 24 bits, 0 means zero."""
+
+    sign: np.ndarray
+    top: np.ndarray
+    mag: np.ndarray
+
+    def to_float(self) -> np.ndarray:
+        """Exact value in float64 (exponents beyond its range become 0 or inf)."""
+        return np.where(self.sign, -1.0, 1.0) * np.ldexp(self.mag.astype(np.float64), self.top - (MAG_BITS - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedMatrix:
+    """A weight matrix [rows, columns] in blocks along the columns, padded to whole blocks with zeros."""
+
+    fmt: WeightFormat
+    codes: np.ndarray  # int32 [rows, blocks, BLOCK]
+    mant: np.ndarray  # int64 [rows, blocks], 128 .. 255
+    shift: np.ndarray  # int64 [rows, blocks], 0 .. spread
+    row_exp: np.ndarray  # int64 [rows]
+    columns: int  # before padding
+
+    @property
+    def rows(self) -> int:
+        return self.codes.shape[0]
+
+    @property
+    def blocks(self) -> int:
+        return self.codes.shape[1]
+
+    def to_float(self) -> np.ndarray:
+        """Decoded weights, float64 [rows, columns]."""
+        scale = np.ldexp(self.mant.astype(np.float64), self.shift + self.row_exp[:, None])
+        return (self.codes * scale[:, :, None]).reshape(self.rows, -1)[:, : self.columns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedVectors:
+    """Quantised activations of T tokens: value = code * 2**(shift + base)."""
+
+    codes: np.ndarray  # int32 [T, blocks, BLOCK]
+    shift: np.ndarray  # int64 [T, blocks]
+    base: np.ndarray  # int64 [T]
+
+    def to_float(self) -> np.ndarray:
+        """Decoded activations, float64 [T, blocks * BLOCK]."""
+        scale = np.ldexp(1.0, self.shift + self.base[:, None])
+        return (self.codes * scale[:, :, None]).reshape(self.codes.shape[0], -1)
+
+
+def round_shift(value: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """``value / 2**shift`` rounded to nearest even, for int64 values and shifts 0 .. 62 (elementwise)."""
+    value = np.asarray(value, dtype=np.int64)
+    shift = np.asarray(shift, dtype=np.int64)
+    floor = value >> shift
+    rest = value - (floor << shift)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+    up = (shift > 0) & ((rest > half) | ((rest == half) & ((floor & 1) == 1)))
+    return floor + up
+
+
+def bit_length(value: np.ndarray) -> np.ndarray:
+    """Bits needed for each non-negative int64 (0 for 0)."""
+    value = np.asarray(value, dtype=np.int64)
+    length = np.zeros(value.shape, dtype=np.int64)
+    for step in (32, 16, 8, 4, 2, 1):
+        big = (value >> step) > 0
+        length += np.where(big, step, 0)
+        value = np.where(big, value >> step, value)
+    return length + (value > 0)
+
+
+def normalise(value: np.ndarray, lsb_exp: np.ndarray | int) -> Scaled:
+    """Signed int64 ``value * 2**lsb_exp`` as :class:`Scaled`, magnitude rounded to 24 bits (nearest even)."""
+    value = np.asarray(value, dtype=np.int64)
+    mag = np.abs(value)
+    length = bit_length(mag)
+    right = np.maximum(length - MAG_BITS, 0)
+    mag24 = round_shift(mag, right) << np.maximum(MAG_BITS - length, 0)
+    carry = mag24 >> MAG_BITS
+    mag24 = mag24 >> carry
+    top = np.where(mag == 0, TOP_MIN, length - 1 + carry + lsb_exp)
+    return Scaled(sign=value < 0, top=top, mag=mag24)
+
+
+def unpack_float32(x: np.ndarray) -> Scaled:
+    """Finite float32 values as :class:`Scaled`; subnormals keep ``top = -126`` and lack the leading one."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32).astype(np.int64)
+    field = (bits >> 23) & 0xFF
+    mag = (bits & 0x7FFFFF) | np.where(field > 0, 1 << 23, 0)
+    return Scaled(sign=(bits >> 31) == 1, top=np.maximum(field, 1) - 127, mag=mag)
+
+
+def pad_blocks(a: np.ndarray, fill: int | float = 0) -> np.ndarray:
+    """[..., n] as [..., blocks, BLOCK], the last block filled up."""
+    blocks = -(-a.shape[-1] // BLOCK)
+    pad = [(0, 0)] * (a.ndim - 1) + [(0, blocks * BLOCK - a.shape[-1])]
+    return np.pad(a, pad, constant_values=fill).reshape(*a.shape[:-1], blocks, BLOCK)
+
+
+def quantise_weights(
+    w: np.ndarray, fmt: WeightFormat, *, spread: int, floor: int | None = None
+) -> QuantisedMatrix:
+    """Quantise [rows, columns]: per block, scale = max |w| / max magnitude rounded up to bfloat16, and
+    code = RNE(w / scale).
+
+    A block whose scale lies more than ``spread`` octaves below the row's largest (or under the exponent
+    ``floor``) takes the smallest scale allowed there.
+
+    Raises ``ValueError`` on non-finite weights.
+    """
+    blocks = pad_blocks(np.asarray(w, dtype=np.float64))
+    if not np.isfinite(blocks).all():
+        raise ValueError("weights must be finite")
+    ideal = np.abs(blocks).max(axis=2) / fmt.max_magnitude
+    fraction, exponent = np.frexp(ideal)  # ideal = fraction * 2**exponent, fraction in [0.5, 1)
+    mant = np.ceil(fraction * 256).astype(np.int64)  # upwards, so that no element saturates
+    exp = exponent.astype(np.int64) - 8
+    exp, mant = np.where(mant == 256, exp + 1, exp), np.where(mant == 256, 128, mant)
+    lowest = 1 - ROW_EXP_BIAS
+    exp = np.where(mant == 0, lowest, exp)
+    least = np.maximum(exp.max(axis=1, keepdims=True) - spread, lowest if floor is None else floor)
+    mant = np.where((exp < least) | (mant == 0), 128, mant)
+    exp = np.maximum(exp, least)
+    if (exp + ROW_EXP_BIAS > 254).any():
+        raise ValueError("weights exceed the range of a bfloat16 block scale")
+    scale = np.ldexp(mant.astype(np.float64), exp)
+    codes = np.clip(np.rint(blocks / scale[:, :, None]), -fmt.max_magnitude, fmt.max_magnitude)
+    row_exp = exp.min(axis=1)
+    return QuantisedMatrix(
+        fmt=fmt,
+        codes=codes.astype(np.int32),
+        mant=mant,
+        shift=exp - row_exp[:, None],
+        row_exp=row_exp,
+        columns=w.shape[1],
+    )
+
+
+def _quantise_blocks(x: Scaled, token_top: np.ndarray, *, spread: int, fraction: int) -> QuantisedVectors:
+    """Blocks [T, blocks, BLOCK] with element LSB 2**(X - fraction); codes not yet saturated."""
+    block_top = np.maximum(x.top.max(axis=2), token_top[:, None] - spread)
+    shift = np.minimum(MAG_BITS - 1 - fraction + block_top[:, :, None] - x.top, 62)
+    mag = round_shift(x.mag, shift)
+    base = token_top - spread
+    return QuantisedVectors(
+        codes=np.where(x.sign, -mag, mag).astype(np.int32),
+        shift=block_top - base[:, None],
+        base=base - fraction,
+    )
+
+
+def quantise_act8(x: Scaled, token_top: np.ndarray, *, spread: int) -> QuantisedVectors:
+    """MXINT8 blocks [T, blocks, BLOCK]: X = max(block, token - spread), code = RNE(x * 2**(6 - X)) in +-127.
+
+    ``token_top`` [T] is the largest ``top`` of each token (over all the vectors that share its LSB).
+    """
+    q = _quantise_blocks(x, token_top, spread=spread, fraction=ACT8_FRACTION)
+    return QuantisedVectors(codes=np.clip(q.codes, -ACT8_MAX, ACT8_MAX), shift=q.shift, base=q.base)
+
+
+def quantise_act16(x: Scaled, token_top: np.ndarray, *, spread: int) -> QuantisedVectors:
+    """INT16 blocks for the router: code = RNE(x * 2**(13 - X)), |code| <= 2**14, so nothing saturates."""
+    return _quantise_blocks(x, token_top, spread=spread, fraction=ACT16_FRACTION)
+
+
+def pack_float32(sign: np.ndarray, high: np.ndarray, low: np.ndarray, lsb_exp: np.ndarray) -> np.ndarray:
+    """The one final rounding: magnitude ``(high * 2**32 + low) * 2**lsb_exp`` to float32, nearest even.
+
+    high: int64 >= 0 (below 2**62), low: int64 in 0 .. 2**32 - 1. Subnormals are exact to their LSB of
+    2**-149; values beyond the largest finite float32 become infinity, as IEEE 754 has it.
+    """
+    big = high > 0
+    length = np.where(big, bit_length(high) + 32, bit_length(low))
+    # Keep at most 62 bits, the rest as a sticky bit, so that one round_shift decides.
+    drop = np.maximum(length - 62, 0)
+    kept = np.where(big, (high << (32 - np.minimum(drop, 32))) | (low >> drop), low)
+    kept = kept | ((low & ((np.int64(1) << drop) - 1)) != 0)
+    exp = lsb_exp + drop
+    right = np.maximum(length - drop - MAG_BITS, -149 - exp)
+    left = np.clip(-right, 0, MAG_BITS)
+    mant = round_shift(kept << left, np.clip(right, 0, 62))
+    mant = np.where(right > 62, 0, mant)
+    exp = exp + right
+    carry = mant >> MAG_BITS
+    mant, exp = mant >> carry, exp + carry
+    field = np.where(mant >> (MAG_BITS - 1), exp + 150, 0)
+    overflow = field > 254
+    bits = np.where(overflow, 0xFF << 23, (np.clip(field, 0, 254) << 23) | (mant & 0x7FFFFF))
+    bits = np.where((high == 0) & (low == 0), 0, bits)
+    return (bits | np.where(sign, 1 << 31, 0)).astype(np.uint32).view(np.float32)
