@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from .errors import ExpertileError
-from .families import DecoderShape, Family, Fields, family
-from .moe import MoELayer
+from sw_model.errors import ExpertileError
+from sw_model.families import DecoderShape, Family, Fields, family
+from sw_model.moe import MoELayer
 
 __all__ = ["Checkpoint"]
 
@@ -64,7 +64,7 @@ class Checkpoint:
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise ExpertileError(f"{folder}: no such folder: a checkpoint is one with config.json and {_WHOLE}")
+            raise ExpertileError(f"{folder}: no such folder: it should hold config.json and {_WHOLE}")
         config = _read_json(folder / "config.json")
         rules = family(config.get("model_type"), str(folder / "config.json"))
         if (folder / _WHOLE).exists():
@@ -138,7 +138,7 @@ def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")  # checks the header against the size of the file
     except (SafetensorError, OSError) as error:
-        raise ExpertileError(f"{path}: not a whole safetensors file ({_line(error)}): fetch it anew") from None
+        raise ExpertileError(f"{path}: no whole safetensors file ({_line(error)}): fetch it anew") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

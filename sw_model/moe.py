@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import ExpertileError
+from sw_model.errors import ExpertileError
 
 __all__ = ["Expert", "MoELayer"]
 

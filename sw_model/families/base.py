@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import ExpertileError
-from ..moe import MoELayer
+from sw_model.errors import ExpertileError
+from sw_model.moe import MoELayer
 
 __all__ = ["DecoderShape", "Family", "Fields", "ReadTensor"]
 
@@ -95,6 +95,8 @@ class DecoderShape:
         Whether q, k and v projections have biases.
     tied : bool
         The head is the embedding.
+    bos : int or None
+        Token that begins every text.
     dense_intermediate : int
         Width of the SwiGLU block in layers that are not MoE (0: every layer is MoE).
     """
@@ -110,6 +112,7 @@ class DecoderShape:
     norm_eps: float
     qkv_bias: bool
     tied: bool
+    bos: int | None
     dense_intermediate: int
 
 

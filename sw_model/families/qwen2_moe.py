@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..moe import Expert, MoELayer
-from .base import DecoderShape, Fields, ReadTensor
+from sw_model.families.base import DecoderShape, Fields, ReadTensor
+from sw_model.moe import Expert, MoELayer
 
 __all__ = ["MODEL_TYPE", "decoder_shape", "moe_layer", "moe_layers"]
 
@@ -21,10 +21,12 @@ def decoder_shape(fields: Fields) -> DecoderShape:
     fields.section("rope_scaling").only("type", "default")
     hidden = fields.integer("hidden_size")
     heads = fields.integer("num_attention_heads")
+    has_bos = fields.has("bos_token_id")
+    vocabulary = fields.integer("vocab_size")
     return DecoderShape(
         layers=_layers(fields),
         hidden=hidden,
-        vocabulary=fields.integer("vocab_size"),
+        vocabulary=vocabulary,
         heads=heads,
         kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=fields.integer("head_dim", max(1, hidden // heads)),
@@ -33,6 +35,7 @@ def decoder_shape(fields: Fields) -> DecoderShape:
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         qkv_bias=fields.flag("qkv_bias", True),
         tied=fields.flag("tie_word_embeddings", False),
+        bos=fields.integer("bos_token_id", least=0, most=vocabulary - 1) if has_bos else None,
         dense_intermediate=(
             fields.integer("intermediate_size") if len(moe_layers(fields)) < _layers(fields) else 0
         ),
