@@ -32,12 +32,14 @@ test-all: $(READY)  ## the slow tests too
 	@$(BIN)/python -m pytest -m "" $(PYTEST)
 
 verilog: $(READY)  ## build/verilog/expertile.v and its description
+	@mkdir -p build/verilog
 	@$(BIN)/expertile verilog $(if $(CONFIG),--config $(CONFIG)) -o build/verilog/expertile.v
 
 fpga: $(READY)   ## bitstream and report for the ULX3S-85F
 	@$(BIN)/expertile fpga --board ulx3s_85f $(if $(CONFIG),--config $(CONFIG)) -o build/fpga
 
 bench: $(READY)  ## speed and accuracy of the shipped model, build/bench.json
+	@mkdir -p build
 	@$(BIN)/expertile bench --json build/bench.json
 
 model: $(READY)  ## train models/base anew (needs the [train] extra: installs torch)

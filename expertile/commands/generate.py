@@ -1,0 +1,43 @@
+"""``expertile generate``: text from a byte-level checkpoint, MoE layers on the chosen engine."""
+
+from typing import Annotated
+
+import typer
+
+from expertile import options
+from expertile.options import MODEL, EngineName, FormatName
+from expertile.output import check_writable, table, write_json
+
+__all__ = ["Temperature", "command"]
+
+Temperature = Annotated[float, typer.Option(min=0, max=10, help="0 takes the likeliest byte.")]
+
+
+def command(
+    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Bytes to generate.")] = 200,
+    checkpoint: options.Checkpoint = MODEL,
+    engine: options.Engine = EngineName.golden,
+    format: options.Format = FormatName.int8,
+    config: options.Config = "base",
+    temperature: Temperature = 0.7,
+    stalls: options.Stalls = 0.0,
+    seed: options.Seed = 0,
+    json: options.Json = None,
+) -> None:
+    """Generate text. On an RTL engine every layer call is checked against the golden model."""
+    from expertile.text import model_on, stream
+    from sw_model.config import load_config
+
+    check_writable(json)
+    hardware = load_config(config)
+    with model_on(checkpoint, engine, format, hardware, stalls=stalls, seed=seed) as (decoder, moe):
+        figures = stream(decoder, moe, prompt, tokens, temperature=temperature, seed=seed)
+    is_float = engine is EngineName.reference
+    figures |= {
+        "engine": engine.value,
+        "format": "float64" if is_float else format.value,
+        "config": None if is_float else hardware.name,
+    }
+    write_json(json, figures)
+    table("", {k: v for k, v in figures.items() if k not in ("prompt", "text")})

@@ -1,0 +1,197 @@
+"""One MoE layer, or all of a model's, on the chosen engine, with every RTL result held against golden."""
+
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from expertile.options import EngineName, FormatName
+from expertile.output import Mismatch, console
+from sw_model import golden, reference
+from sw_model.checkpoint import Checkpoint
+from sw_model.config import HardwareConfig
+from sw_model.moe import MoELayer
+from sw_model.quantised import quantise
+
+__all__ = ["LayerEngine", "LayerResult", "ModelEngine", "Tally"]
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Work done, summed over calls. Cycles stay 0 unless an RTL engine counted them."""
+
+    calls: int = 0
+    tokens: int = 0
+    experts_used: int = 0
+    macs: int = 0
+    cycles: int = 0
+    mac_slots: int = 0
+
+    def add(self, other: "Tally") -> None:
+        """Add ``other`` to this one."""
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def figures(self) -> dict[str, Any]:
+        """The JSON keys that follow from the sums; None where the engine does not count it."""
+        return {
+            "experts_per_token": self.experts_used / self.tokens if self.tokens else None,
+            "cycles": self.cycles or None,
+            "cycles_per_token": self.cycles / self.tokens if self.cycles else None,
+            "macs": self.macs or None,
+            "mac_utilisation": self.macs / self.mac_slots if self.mac_slots else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerResult:
+    """y float32 [T, H], experts int [T, k], and the work it took."""
+
+    y: np.ndarray
+    experts: np.ndarray
+    tally: Tally = field(repr=False)
+
+
+class LayerEngine:
+    """One layer on one engine.
+
+    Parameters
+    ----------
+    layer : MoELayer
+    name : str
+        What messages call it.
+    engine, fmt, config
+        As on the command line; ``reference`` needs neither of the last two.
+    stalls, seed
+        Random stalls on every stream of an RTL engine.
+
+    Raises
+    ------
+    ExpertileError
+        The layer is over the maxima of ``config``, or a tool is missing.
+    """
+
+    def __init__(
+        self,
+        layer: MoELayer,
+        name: str,
+        engine: EngineName,
+        fmt: FormatName,
+        config: HardwareConfig,
+        *,
+        stalls: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.layer = layer
+        self._name = name
+        self._engine = engine
+        self._config = config
+        self._quantised = None if engine is EngineName.reference else quantise(layer, fmt.value, config)
+        self._rtl: Any = None
+        if engine.is_rtl:
+            from sim.engines import open_engine
+
+            self._rtl = open_engine(engine.value, self._quantised, config, stalls=stalls, seed=seed)
+
+    def run(self, x: np.ndarray) -> LayerResult:
+        """The layer's output for x float32 [T, H].
+
+        Raises
+        ------
+        ExpertileError
+            x has another shape or dtype, or is not finite.
+        Mismatch
+            An RTL engine did not give golden's bits.
+        """
+        golden.check_input(x, self.layer.hidden)
+        tally = Tally(calls=1, tokens=len(x))
+        if self._quantised is None:
+            exact = reference.run(self.layer, x)
+            tally.experts_used = exact.experts.size
+            return LayerResult(y=exact.y.astype(np.float32), experts=exact.experts, tally=tally)
+        want = golden.run(self._quantised, x, self._config)
+        tally.experts_used, tally.macs = want.stats.experts_used, want.stats.nibble_macs
+        y = want.y
+        if self._rtl is not None:
+            try:
+                got = self._rtl.run(x)
+            except RuntimeError as error:  # it hung, or broke the rules of a port
+                raise Mismatch(f"{self._name}: {self._engine.value}: {error}") from error
+            self._compare(want, got)
+            y = got.y
+            tally.experts_used = got.counters["EXPERTS_USED"]
+            tally.macs = 32 * got.counters["WORD_READS"]
+            tally.cycles = got.counters["BUSY_CYCLES"]
+            tally.mac_slots = 32 * self._config.tiles * tally.cycles
+        return LayerResult(y=y, experts=want.experts, tally=tally)
+
+    def _compare(self, want: golden.Result, got: Any) -> None:
+        what = f"{self._name}: {self._engine.value} and golden differ"
+        if got.y.shape != want.y.shape:
+            raise Mismatch(f"{what}: {list(got.y.shape)} numbers came out, not {list(want.y.shape)}")
+        bits, right = got.y.view(np.uint32), want.y.view(np.uint32)
+        if not np.array_equal(bits, right):
+            token, element = (int(i) for i in np.argwhere(bits != right)[0])
+            raise Mismatch(
+                f"{what} in {int((bits != right).sum())} of {bits.size} numbers, first at token {token}, "
+                f"element {element}: {got.y[token, element]!r}, not {want.y[token, element]!r}"
+            )
+        if got.experts is not None and not np.array_equal(got.experts, want.experts):
+            token = int(np.argwhere((got.experts != want.experts).any(axis=1))[0][0])
+            raise Mismatch(f"{what} in the experts of token {token}")
+
+    def close(self) -> None:
+        """Release the simulator."""
+        if self._rtl is not None:
+            self._rtl.close()
+
+
+class ModelEngine:
+    """Every MoE layer of a checkpoint on one engine: the ``moe`` callable of a Decoder. A context manager.
+
+    Attributes
+    ----------
+    layers : int
+        How many there are.
+    tally : Tally
+        Sums over all layers and calls.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        engine: EngineName,
+        fmt: FormatName,
+        config: HardwareConfig,
+        **stalls: Any,
+    ) -> None:
+        self.layers = len(checkpoint.moe_layers)
+        self.tally = Tally()
+        self._layers: dict[int, LayerEngine] = {}
+        try:
+            for n in checkpoint.moe_layers:
+                with console(stderr=True).status(f"loading the experts of layer {n} ({engine.value})"):
+                    layer = checkpoint.moe_layer(n)
+                self._layers[n] = LayerEngine(layer, f"layer {n}", engine, fmt, config, **stalls)
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self, n: int, x: np.ndarray) -> np.ndarray:
+        result = self._layers[n].run(x)
+        self.tally.add(result.tally)
+        return result.y
+
+    def close(self) -> None:
+        """Release all simulators."""
+        for layer in self._layers.values():
+            layer.close()
+
+    def __enter__(self) -> "ModelEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,56 @@
+"""Options that several commands share: one name, one meaning, one help text."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["ROOT", "Checkpoint", "Config", "Engine", "EngineName", "Format", "Json", "Seed", "Stalls"]
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: the shipped model and build/ are found from here, whatever the current folder."""
+
+
+class EngineName(StrEnum):
+    """What computes the MoE layers."""
+
+    reference = "reference"
+    golden = "golden"
+    verilator = "verilator"
+    icarus = "icarus"
+
+    @property
+    def is_rtl(self) -> bool:
+        """Simulated Verilog, which must equal the golden model bit for bit."""
+        return self in (EngineName.verilator, EngineName.icarus)
+
+
+class FormatName(StrEnum):
+    """How expert weights are stored."""
+
+    int8 = "int8"
+    int4 = "int4"
+
+
+Checkpoint = Annotated[
+    Path,
+    typer.Option(
+        help="Hugging Face folder: config.json and model.safetensors.", show_default="the shipped model"
+    ),
+]
+Config = Annotated[str, typer.Option(help="Hardware configuration: a preset's name or a TOML file.")]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        help="reference: float64; golden: the integer model; verilator, icarus: the Verilog, simulated."
+    ),
+]
+Format = Annotated[FormatName, typer.Option(help="Format of the expert weights.")]
+Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
+Stalls = Annotated[
+    float, typer.Option(min=0, max=0.95, help="RTL engines: probability that a stream stalls in a cycle.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+MODEL = ROOT / "models" / "base"

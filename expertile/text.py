@@ -1,0 +1,78 @@
+"""Text through a byte-level checkpoint: the model on an engine, and its bytes on the screen as they come."""
+
+import codecs
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from expertile.engines import ModelEngine
+from expertile.options import EngineName, FormatName
+from expertile.output import console
+from sw_model.checkpoint import Checkpoint
+from sw_model.config import HardwareConfig
+from sw_model.decoder import Decoder, generate
+from sw_model.errors import ExpertileError
+
+__all__ = ["model_on", "stream"]
+
+
+@contextmanager
+def model_on(
+    folder: Path, engine: EngineName, fmt: FormatName, config: HardwareConfig, **stalls: Any
+) -> Iterator[tuple[Decoder, ModelEngine]]:
+    """The byte-level model in ``folder`` with its MoE layers on ``engine``.
+
+    Raises
+    ------
+    ExpertileError
+        A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``.
+    """
+    checkpoint = Checkpoint.open(folder)
+    if checkpoint.shape.vocabulary != 256:
+        raise ExpertileError(
+            f"{folder}: its vocabulary is {checkpoint.shape.vocabulary}: text needs a byte-level model (256)"
+        )
+    with ModelEngine(checkpoint, engine, fmt, config, **stalls) as moe:
+        yield Decoder(checkpoint, moe), moe
+
+
+def stream(
+    decoder: Decoder, moe: ModelEngine, prompt: str, tokens: int, *, temperature: float, seed: int
+) -> dict[str, Any]:
+    """Print prompt and continuation byte by byte; returns the figures."""
+    prompt_bytes = prompt.encode("utf-8", "surrogateescape")
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    text, started = [], time.perf_counter()
+    console().print(
+        _printable(prompt_bytes.decode("utf-8", "replace")), style="dim", markup=False, end="", soft_wrap=True
+    )
+    for token in generate(decoder, prompt_bytes, tokens, temperature=temperature, seed=seed):
+        text.append(utf8.decode(bytes([token])))
+        console().print(_printable(text[-1]), markup=False, end="", soft_wrap=True)
+    text.append(utf8.decode(b"", final=True))
+    console().print(_printable(text[-1]), markup=False, soft_wrap=True)
+    seconds = time.perf_counter() - started
+    return {
+        "prompt": prompt,
+        "text": "".join(text),
+        "tokens": tokens,
+        "seconds": seconds,
+        "layer_calls": moe.tally.calls,
+        **moe.tally.figures(),
+    }
+
+
+def _printable(text: str) -> str:
+    """Text that cannot steer the terminal; the end of a document (NUL) shows as a line of its own."""
+    return "".join(
+        "\n\n"
+        if c == "\0"
+        else c
+        if c.isprintable() or c == "\n"
+        else "    "
+        if c == "\t"
+        else "\N{MIDDLE DOT}"
+        for c in text
+    )

@@ -1,0 +1,115 @@
+"""generate, eval, bench and demo on a tiny checkpoint, and verilog and fpga at their edges."""
+
+import json
+
+import numpy as np
+import pytest
+from test_cli import fake, refused, run  # noqa: F401 (fake is a fixture)
+
+from sw_model import reference
+from sw_model.checkpoint import Checkpoint
+from sw_model.decoder import Decoder, generate, layer_inputs
+from sw_model.evaluation import evaluate
+
+
+def float_decoder(folder):
+    checkpoint = Checkpoint.open(folder)
+    layers = {n: checkpoint.moe_layer(n) for n in checkpoint.moe_layers}
+    return Decoder(checkpoint, lambda n, x: reference.run(layers[n], x).y.astype(np.float32))
+
+
+def test_generate(tiny_checkpoint, tmp_path, capsys):
+    options = (
+        "--checkpoint",
+        tiny_checkpoint,
+        "--prompt",
+        "Once",
+        "--tokens",
+        12,
+        "--json",
+        tmp_path / "g.json",
+    )
+    assert run("generate", *options, "--engine", "reference", "--seed", 4) == 0
+    report = json.loads((tmp_path / "g.json").read_text())
+    want = bytes(generate(float_decoder(tiny_checkpoint), b"Once", 12, temperature=0.7, seed=4))
+    assert report["text"] == want.decode("utf-8", "replace")
+    assert (report["engine"], report["format"], report["layer_calls"]) == ("reference", "float64", 24)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Once")
+    assert "\x1b" not in shown and "\0" not in shown  # model output cannot steer the terminal
+
+
+def test_generate_on_an_engine_that_agrees(tiny_checkpoint, fake, tmp_path):  # noqa: F811
+    opened = fake()
+    options = ("--checkpoint", tiny_checkpoint, "--config", "tiny", "--prompt", "a", "--tokens", 3)
+    assert run("generate", *options, "--engine", "verilator", "--json", tmp_path / "g.json") == 0
+    assert len(opened) == 2 and all(e.closed for e in opened)
+    report = json.loads((tmp_path / "g.json").read_text())
+    assert (report["layer_calls"], report["cycles"]) == (6, 6000)
+
+
+def test_generate_on_an_engine_that_is_wrong(tiny_checkpoint, fake, capsys):  # noqa: F811
+    opened = fake(flip=True)
+    options = ("--checkpoint", tiny_checkpoint, "--config", "tiny", "--prompt", "abcdef")
+    assert run("generate", *options, "--engine", "icarus") == 1
+    assert "layer 0: icarus and golden differ" in capsys.readouterr().err
+    assert len(opened) == 2 and all(e.closed for e in opened)
+
+
+def test_generate_needs_bytes(make_checkpoint, capsys, tmp_path):
+    folder = make_checkpoint(vocab_size=300)
+    refused(capsys, tmp_path, run("generate", "--checkpoint", folder, "--prompt", "a"), "300")
+
+
+def test_eval(tiny_checkpoint, tmp_path, capsys):
+    text = bytes(np.random.default_rng(1).integers(32, 127, 150).tolist())
+    (tmp_path / "code.txt").write_bytes(text)
+    (tmp_path / "law.txt").write_bytes(text[:40])
+    options = (
+        "--checkpoint",
+        tiny_checkpoint,
+        "--text",
+        tmp_path / "code.txt",
+        "--text",
+        tmp_path / "law.txt",
+    )
+    options += ("--context", 64, "--stride", 16, "--max-bytes", 100)
+    assert run("eval", *options, "--engine", "reference", "--json", tmp_path / "e.json") == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    texts = {"code": [text[:100]], "law": [text[:40]]}
+    scores = evaluate(float_decoder(tiny_checkpoint), texts, context=64, stride=16)
+    want = {name: score.bits_per_byte for name, score in scores.items()}
+    assert report["bits_per_byte"] == pytest.approx(want)
+    assert report["bytes"] == {"code": 100, "law": 40}
+    assert report["mean_bits_per_byte"] == pytest.approx(np.mean(list(want.values())))
+    assert "code" in capsys.readouterr().out
+    assert run("eval", *options, "--config", "tiny", "--json", tmp_path / "q.json") == 0
+    golden = json.loads((tmp_path / "q.json").read_text())
+    assert golden["mean_bits_per_byte"] == pytest.approx(report["mean_bits_per_byte"], rel=0.02)
+
+
+def test_eval_refuses(tiny_checkpoint, tmp_path, capsys):
+    options = ("eval", "--checkpoint", tiny_checkpoint, "--text")
+    refused(capsys, tmp_path, run(*options, tmp_path / "none.txt"), "none.txt")
+    (tmp_path / "x.npy").write_text("a text")
+    refused(capsys, tmp_path, run(*options, tmp_path / "x.npy", "--context", 500, "--config", "tiny"), "96")
+
+
+def test_layer_inputs_are_what_the_layers_see(tiny_checkpoint):
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    inputs = layer_inputs(checkpoint, [b"first", b"two"])
+    assert {n: x.shape for n, x in inputs.items()} == {0: (10, 64), 1: (10, 64)}
+    alone = layer_inputs(checkpoint, [b"two"])
+    np.testing.assert_allclose(inputs[1][6:], alone[1], atol=1e-5)
+
+
+def test_unknown_board(tmp_path, capsys):
+    pytest.importorskip("hw.boards.flow")
+    refused(capsys, tmp_path, run("fpga", "--board", "nope", "-o", tmp_path / "fpga"), "'nope'")
+
+
+def test_verilog_refuses(tmp_path, capsys):
+    pytest.importorskip("hw.verilog")
+    refused(capsys, tmp_path, run("verilog", "--config", "nope", "-o", tmp_path / "a.v"), "'nope'")
+    refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "no" / "a.v"), "no folder")
+    refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "a.json"), "another ending")
