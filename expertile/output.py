@@ -1,5 +1,6 @@
 """Output files that are whole or not there, and the tables that people read."""
 
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from sw_model.errors import ExpertileError
 
-__all__ = ["Mismatch", "check_writable", "console", "table", "write_file", "write_json"]
+__all__ = ["Mismatch", "check_writable", "console", "table", "write_file", "write_json", "write_npy"]
 
 
 class Mismatch(Exception):
@@ -67,6 +68,15 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     finally:
         if temporary is not None:
             os.unlink(temporary)
+
+
+def write_npy(path: Path, array: Any) -> None:
+    """``array`` as .npy; through memory, because NumPy's own writing to a file hides why it failed."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_file(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def write_json(path: Path | None, value: Mapping[str, Any]) -> None:

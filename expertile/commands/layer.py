@@ -7,7 +7,7 @@ import typer
 
 from expertile import options
 from expertile.options import MODEL, EngineName, FormatName
-from expertile.output import check_writable, table, write_file, write_json
+from expertile.output import check_writable, table, write_json, write_npy
 
 __all__ = ["command", "measure", "read_tokens"]
 
@@ -27,8 +27,6 @@ def command(
     json: options.Json = None,
 ) -> None:
     """Run one MoE layer. RTL engines must equal the golden model bit for bit, else exit code 1."""
-    import numpy as np
-
     from sw_model.checkpoint import Checkpoint
     from sw_model.config import load_config
 
@@ -37,7 +35,7 @@ def command(
     moe = Checkpoint.open(checkpoint).moe_layer(layer)
     x = read_tokens(input, moe.hidden)
     y, figures = measure(moe, f"layer {layer}", x, engine, format, hardware, stalls=stalls, seed=seed)
-    write_file(output, lambda file: np.save(file, y))
+    write_npy(output, y)
     write_json(json, {"layer": layer, **figures})
     table(f"layer {layer} of {checkpoint}", {**figures, "output": output})
 
