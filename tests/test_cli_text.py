@@ -8,7 +8,7 @@ from test_cli import fake, refused, run  # noqa: F401 (fake is a fixture)
 
 from sw_model import reference
 from sw_model.checkpoint import Checkpoint
-from sw_model.decoder import Decoder, generate, layer_inputs
+from sw_model.decoder import Decoder, generate
 from sw_model.evaluation import evaluate
 
 
@@ -93,14 +93,6 @@ def test_eval_refuses(tiny_checkpoint, tmp_path, capsys):
     refused(capsys, tmp_path, run(*options, tmp_path / "none.txt"), "none.txt")
     (tmp_path / "x.npy").write_text("a text")
     refused(capsys, tmp_path, run(*options, tmp_path / "x.npy", "--context", 500, "--config", "tiny"), "96")
-
-
-def test_layer_inputs_are_what_the_layers_see(tiny_checkpoint):
-    checkpoint = Checkpoint.open(tiny_checkpoint)
-    inputs = layer_inputs(checkpoint, [b"first", b"two"])
-    assert {n: x.shape for n, x in inputs.items()} == {0: (10, 64), 1: (10, 64)}
-    alone = layer_inputs(checkpoint, [b"two"])
-    np.testing.assert_allclose(inputs[1][6:], alone[1], atol=1e-5)
 
 
 def test_unknown_board(tmp_path, capsys):
