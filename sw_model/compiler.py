@@ -85,7 +85,9 @@ def pack_words(codes: np.ndarray, planes: int) -> np.ndarray:
     nibbles = np.stack([(mag >> (NIBBLE * p)) & 15 for p in reversed(range(planes))], axis=-2)
     per_limb = 32 // NIBBLE
     nibbles = nibbles.reshape(*nibbles.shape[:-1], WORD_LIMBS, per_limb)
-    return np.bitwise_or.reduce(nibbles << (NIBBLE * np.arange(per_limb, dtype=np.uint32)), axis=-1).astype(np.uint32)
+    return np.bitwise_or.reduce(nibbles << (NIBBLE * np.arange(per_limb, dtype=np.uint32)), axis=-1).astype(
+        np.uint32
+    )
 
 
 def pack_scales(m: QuantisedMatrix) -> np.ndarray:

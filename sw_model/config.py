@@ -104,9 +104,7 @@ class HardwareConfig:
     @property
     def shift_max(self) -> int:
         """Largest shift of a scaled block sum onto the row's LSB."""
-        return max(
-            self.weight_spread + self.activation_spread, 2 * self.router_spread + ACT16_LOW_BITS
-        )
+        return max(self.weight_spread + self.activation_spread, 2 * self.router_spread + ACT16_LOW_BITS)
 
     @property
     def combine_bits(self) -> int:
@@ -149,12 +147,18 @@ def load_config(name_or_path: str) -> HardwareConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ExpertileError(f"config {path}: not valid TOML ({e})") from None
     known = {f.name for f in fields(HardwareConfig)}
-    unknown, missing = sorted(set(data) - known), sorted(
-        f.name for f in fields(HardwareConfig) if f.name not in data and f.name != "name"
-        and f.default is MISSING
+    unknown, missing = (
+        sorted(set(data) - known),
+        sorted(
+            f.name
+            for f in fields(HardwareConfig)
+            if f.name not in data and f.name != "name" and f.default is MISSING
+        ),
     )
     if unknown:
-        raise ExpertileError(f"config {path}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+        raise ExpertileError(
+            f"config {path}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}"
+        )
     if missing:
         raise ExpertileError(f"config {path}: missing key {missing[0]!r}")
     try:

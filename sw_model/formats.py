@@ -79,7 +79,9 @@ class Scaled:
 
     def to_float(self) -> np.ndarray:
         """Exact value in float64 (exponents beyond its range become 0 or inf)."""
-        return np.where(self.sign, -1.0, 1.0) * np.ldexp(self.mag.astype(np.float64), self.top - (MAG_BITS - 1))
+        return np.where(self.sign, -1.0, 1.0) * np.ldexp(
+            self.mag.astype(np.float64), self.top - (MAG_BITS - 1)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from sw_model.formats import (
     unpack_float32,
 )
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
-from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
+from sw_model.tables import EXP2, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
 
 LOGIT_FRACTION = 16  # logits are signed Q15.16 in the log2 domain
 LOGIT_MAX = (1 << 31) - 1
@@ -151,10 +151,12 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     """
     check_input(x, layer.hidden)
     tokens = len(x)
-    blocks = Scaled(**{
-        name: pad_blocks(getattr(unpack_float32(x), name), fill)
-        for name, fill in (("sign", False), ("top", -126), ("mag", 0))
-    })
+    blocks = Scaled(
+        **{
+            name: pad_blocks(getattr(unpack_float32(x), name), fill)
+            for name, fill in (("sign", False), ("top", -126), ("mag", 0))
+        }
+    )
     token_top = blocks.top.max(axis=(1, 2), initial=-126)
     x8 = quantise_act8(blocks, token_top, spread=config.activation_spread)
     x16 = quantise_act16(blocks, token_top, spread=config.router_spread)

@@ -120,4 +120,3 @@ def quantise(layer: MoELayer, fmt: str, config: HardwareConfig) -> QuantisedLaye
         renormalise=layer.renormalise,
         down_base=int(min(d.row_exp.min() for d in downs)),
     )
-

@@ -49,7 +49,9 @@ def run(layer: MoELayer, x: np.ndarray) -> Result:
 
     y = np.zeros_like(x)
     if layer.shared is not None:
-        gate = 1.0 if layer.shared_gate is None else _sigmoid(x @ layer.shared_gate.astype(np.float64))[:, None]
+        gate = (
+            1.0 if layer.shared_gate is None else _sigmoid(x @ layer.shared_gate.astype(np.float64))[:, None]
+        )
         y += gate * _expert(layer.shared, x)
     for e in np.unique(experts):
         tokens, rank = np.nonzero(experts == e)

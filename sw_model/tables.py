@@ -71,6 +71,4 @@ SIGMOID = _table(
     frac_bits=9,
     out_frac=PROB_FRACTION,
 )
-EXP2 = _table(
-    "exp2", lambda f: Decimal(2) ** -f, span=1, segments=64, frac_bits=10, out_frac=EXP2_FRACTION
-)
+EXP2 = _table("exp2", lambda f: Decimal(2) ** -f, span=1, segments=64, frac_bits=10, out_frac=EXP2_FRACTION)

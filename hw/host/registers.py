@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["COUNTERS", "ID_VALUE", "REGISTERS", "VERSION_VALUE", "Access", "Field", "Register", "address"]
+__all__ = [
+    "COUNTERS",
+    "ID_VALUE",
+    "LAYER_WIDTHS",
+    "REGISTERS",
+    "VERSION_VALUE",
+    "Access",
+    "Field",
+    "Register",
+    "address",
+]
 
 
 class Access(Enum):
@@ -44,20 +54,34 @@ VERSION_VALUE = 0x00_01_00_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
-    Register("VERSION", 0x004, Access.RO, 32, "Version of the register map: major, minor, patch.", VERSION_VALUE),
     Register(
-        "CONTROL", 0x008, Access.RW, 2, "Start and housekeeping.",
+        "VERSION", 0x004, Access.RO, 32, "Version of the register map: major, minor, patch.", VERSION_VALUE
+    ),
+    Register(
+        "CONTROL",
+        0x008,
+        Access.RW,
+        2,
+        "Start and housekeeping.",
         fields=(
             Field("enable", 0, 1, "Take tokens. Write the layer's registers and weights first."),
             Field("clear_counters", 1, 1, "Set every counter to 0.", pulse=True),
         ),
     ),
     Register(
-        "STATUS", 0x00C, Access.RO, 2, "What the core is doing.",
+        "STATUS",
+        0x00C,
+        Access.RO,
+        2,
+        "What the core is doing.",
         fields=(
             Field("busy", 0, 1, "A token is in the core."),
-            Field("error_token_length", 1, 1,
-                  "A token's tlast came early or late; it was cut or padded to HIDDEN. Cleared with the counters."),
+            Field(
+                "error_token_length",
+                1,
+                1,
+                "A token's tlast came early or late; it was cut or padded to HIDDEN. Cleared with the counters.",
+            ),
         ),
     ),
 )
@@ -117,3 +141,7 @@ REGISTERS: dict[str, Register] = {r.name: r for r in _ALL}
 def address(name: str) -> int:
     """Byte offset of a register by name."""
     return REGISTERS[name].offset
+
+
+#: The registers that describe the layer: name -> width in bits.
+LAYER_WIDTHS: dict[str, int] = {name: width for name, width, _ in _LAYER}

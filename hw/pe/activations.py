@@ -1,0 +1,98 @@
+"""Activation buffer: quantised blocks, written an element at a time, read a whole block at a time."""
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.numerics.quantiser import code_layout
+from sw_model.formats import BLOCK, SHIFT_BITS
+
+__all__ = ["ActivationBuffer"]
+
+
+class ActivationBuffer(wiring.Component):
+    """Blocks of 32 signed bytes with the shift of each, in ``banks`` banks.
+
+    Parameters
+    ----------
+    blocks : blocks a bank
+    banks : one is filled while another is read
+    sets : names of the byte sets kept of every element, of "code8", "high", "low"
+
+    Members
+    -------
+    code, code_valid, write_bank : elements from a :class:`BlockQuantiser`
+    read_set, read_bank, read_block : at cycle t
+    act, shift : the block, at cycle t + ``LATENCY``
+    """
+
+    LATENCY = 2
+    SHIFT_EXTRA = {"code8": ("shift8", 0), "high": ("shift16", 8), "low": ("shift16", 0)}
+
+    def __init__(self, *, blocks: int, banks: int, sets: tuple[str, ...]) -> None:
+        if not sets or set(sets) - set(self.SHIFT_EXTRA):
+            raise ValueError(f"sets must name some of {', '.join(self.SHIFT_EXTRA)}, not {sets}")
+        self._blocks = blocks
+        self._banks = banks
+        self._sets = sets
+        self._block_bits = max(1, (blocks - 1).bit_length())
+        super().__init__(
+            {
+                "code": In(code_layout(blocks)),
+                "code_valid": In(1),
+                "write_bank": In(1),
+                "read_set": In(2),
+                "read_bank": In(1),
+                "read_block": In(self._block_bits),
+                "act": Out(8 * BLOCK),
+                "shift": Out(SHIFT_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        depth = self._banks << self._block_bits
+        lane = Signal(BLOCK)
+        read_set = Signal.like(self.read_set)
+        m.d.comb += lane.eq(self.code_valid << self.code.lane)
+        m.d.sync += read_set.eq(self.read_set)
+
+        def address(bank: Signal, block: Signal) -> Signal:
+            a = Signal(range(max(2, depth)))
+            m.d.comb += a.eq(block if self._banks == 1 else (bank << self._block_bits) | block)
+            return a
+
+        write_address = address(self.write_bank, self.code.block)
+        read_address = address(self.read_bank, self.read_block)
+        blocks, shifts = [], []
+        for name in self._sets:
+            m.submodules[name] = memory = Memory(
+                shape=8 * BLOCK, depth=max(2, depth), init=[], attrs={"no_rw_check": 1}
+            )
+            write, read = memory.write_port(granularity=8), memory.read_port()
+            m.d.comb += [
+                write.addr.eq(write_address),
+                write.data.eq(self.code[name].as_unsigned().replicate(BLOCK)),
+                write.en.eq(lane),
+                read.addr.eq(read_address),
+                read.en.eq(1),
+            ]
+            field, extra = self.SHIFT_EXTRA[name]
+            m.submodules[f"{name}_shift"] = memory = Memory(
+                shape=SHIFT_BITS, depth=max(2, depth), init=[], attrs={"no_rw_check": 1}
+            )
+            shift_write, shift_read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                shift_write.addr.eq(write_address),
+                shift_write.data.eq(self.code[field]),
+                shift_write.en.eq(self.code_valid),
+                shift_read.addr.eq(read_address),
+                shift_read.en.eq(1),
+            ]
+            blocks.append(read.data)
+            shifts.append(shift_read.data + extra)
+        last = len(blocks) - 1
+        select = Mux(read_set > last, last, read_set)
+        m.d.sync += [self.act.eq(Array(blocks)[select]), self.shift.eq(Array(shifts)[select])]
+        return m

@@ -1,0 +1,213 @@
+"""Scheduler: the way of a token, as a sequence of passes on the array."""
+
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.host.registers import LAYER_WIDTHS
+from hw.pe.array import Kind, PassInfo
+from hw.pe.sequencer import pass_layout
+from sw_model.compiler import FLAG_SHARED, FLAG_SHARED_GATED
+from sw_model.config import HardwareConfig
+from sw_model.formats import (
+    ACT8_FRACTION,
+    ACT16_FRACTION,
+    BLOCK,
+    ROUTER_FORMAT,
+    ROW_EXP_BIAS,
+    TOP_BITS,
+)
+
+__all__ = ["LAYER", "Scheduler"]
+
+#: The layer's registers as one structure.
+LAYER = data.StructLayout(LAYER_WIDTHS)
+
+
+class Scheduler(wiring.Component):
+    """Router; base expert's gate_up (while the routing weights are worked out); each chosen expert's gate_up;
+    then, when its h is quantised, each one's down.
+
+    Members
+    -------
+    layer : the layer's registers (:data:`LAYER`)
+    enable : take tokens
+    x_ready, x_top : a quantised token waits in a bank; its largest exponent
+    x_bank, x_release : the bank in use; it may be filled again (one cycle)
+    route, route_done, route_ack : from and to the :class:`~hw.router.router.Router`
+    h_block_done, h_top : a block of h has been quantised (one cycle); the token's largest h exponent
+    o : stream of passes for the :class:`~hw.pe.array.PeArray`
+    busy : a token is being worked on; expert_used: a routed expert is started (one cycle)
+
+    Throughput: passes follow each other without gaps where their data allows; the next token's router pass is
+    issued behind the last down pass.
+    """
+
+    def __init__(self, config: HardwareConfig, route_layout: data.StructLayout) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "layer": In(LAYER),
+                "enable": In(1),
+                "x_ready": In(2),
+                "x_top": In(data.ArrayLayout(signed(TOP_BITS), 2)),
+                "x_bank": Out(1),
+                "x_release": Out(1),
+                "route": In(route_layout),
+                "route_done": In(1),
+                "route_ack": Out(1),
+                "h_block_done": In(1),
+                "h_top": In(signed(TOP_BITS)),
+                "o": Out(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
+                "busy": Out(1),
+                "expert_used": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, layer = self._config, self.layer
+        shared = (layer.FLAGS & FLAG_SHARED).any()
+        gated = (layer.FLAGS & FLAG_SHARED_GATED).any()
+        job, info = self.o.payload.job, self.o.payload.info
+
+        def blocks(elements: Signal) -> Signal:
+            return (elements + (BLOCK - 1)) >> (BLOCK - 1).bit_length()
+
+        rank = Signal(range(config.max_top_k + 1))
+        last_rank = rank == layer.TOP_K - 1
+        expert = Array(self.route.expert[j] for j in range(config.max_top_k))[rank]
+        weight = Array(self.route.weight[j] for j in range(config.max_top_k))[rank]
+        word_offset, scale_offset = Signal(len(job.word)), Signal(len(job.scale))
+        h_at, h_have = Signal(16), Signal(16)  # first block of the slot's h; blocks quantised so far
+        with m.If(self.h_block_done):
+            m.d.sync += h_have.eq(h_have + 1)
+
+        x_top = Mux(self.x_bank, self.x_top[1], self.x_top[0])
+        base8 = x_top - (config.activation_spread + ACT8_FRACTION + ROW_EXP_BIAS)
+        base16 = x_top - (config.router_spread + ACT16_FRACTION + ROW_EXP_BIAS)
+        base_h = self.h_top - (config.activation_spread + ACT8_FRACTION + ROW_EXP_BIAS)
+
+        def gate_up(word: Signal, scale: Signal, width: Signal, end: Signal) -> list:
+            return [
+                job.word.eq(word),
+                job.scale.eq(scale),
+                job.blocks.eq(blocks(layer.HIDDEN)),
+                job.planes.eq(layer.PLANES),
+                job.bank.eq(self.x_bank),
+                info.kind.eq(Kind.GATE_UP),
+                info.rows.eq(width << 1),
+                info.base.eq(base8),
+                info.end.eq(end),
+            ]
+
+        def down(
+            word: Signal, scale: Signal, width: Signal, weight: Signal, first: Signal, final: Signal
+        ) -> list:
+            return [
+                job.word.eq(word),
+                job.scale.eq(scale),
+                job.blocks.eq(blocks(width)),
+                job.planes.eq(layer.PLANES),
+                job.from_h.eq(1),
+                job.act.eq(h_at),
+                info.kind.eq(Kind.DOWN),
+                info.rows.eq(layer.HIDDEN),
+                info.base.eq(base_h),
+                info.weight.eq(weight),
+                info.first.eq(first),
+                info.final.eq(final),
+            ]
+
+        m.d.comb += [job.rows.eq(info.rows), self.busy.eq(1)]
+        issued = self.o.valid & self.o.ready
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.busy.eq(0)
+                m.d.sync += [h_have.eq(0), h_at.eq(0), rank.eq(0)]
+                with m.If(self.enable & self.x_ready.bit_select(self.x_bank, 1)):
+                    m.next = "ROUTER"
+            with m.State("ROUTER"):
+                m.d.comb += [
+                    self.o.valid.eq(1),
+                    job.blocks.eq(blocks(layer.HIDDEN)),
+                    job.planes.eq(ROUTER_FORMAT.planes),
+                    job.wide.eq(1),
+                    job.bank.eq(self.x_bank),
+                    info.kind.eq(Kind.ROUTER),
+                    info.rows.eq(layer.EXPERTS + gated),
+                    info.base.eq(base16),
+                ]
+                with m.If(issued):
+                    m.next = "ROUTE"
+                    with m.If(shared):
+                        m.next = "SHARED_UP"
+            with m.State("SHARED_UP"):
+                m.d.comb += self.o.valid.eq(1)
+                m.d.comb += gate_up(layer.SHARED_WORD, layer.SHARED_SCALE, layer.SHARED_INTERMEDIATE, 0)
+                with m.If(issued):
+                    m.next = "ROUTE"
+            with m.State("ROUTE"):
+                with m.If(self.route_done):
+                    m.next = "UP_ADDRESS"
+            with m.State("UP_ADDRESS"):
+                m.d.sync += [
+                    word_offset.eq(expert * layer.EXPERT_WORD_STRIDE),
+                    scale_offset.eq(expert * layer.EXPERT_SCALE_STRIDE),
+                ]
+                m.next = "UP"
+            with m.State("UP"):
+                m.d.comb += self.o.valid.eq(1)
+                m.d.comb += gate_up(
+                    layer.EXPERT_WORD + word_offset,
+                    layer.EXPERT_SCALE + scale_offset,
+                    layer.INTERMEDIATE,
+                    last_rank,
+                )
+                with m.If(issued):
+                    m.d.comb += self.expert_used.eq(1)
+                    m.d.sync += rank.eq(rank + 1)
+                    m.next = "UP_ADDRESS"
+                    with m.If(last_rank):
+                        m.d.sync += rank.eq(0)
+                        m.next = "DOWN_ADDRESS"
+                        with m.If(shared):
+                            m.next = "SHARED_DOWN"
+            with m.State("SHARED_DOWN"):
+                width = blocks(layer.SHARED_INTERMEDIATE)
+                m.d.comb += self.o.valid.eq(h_have >= width)
+                m.d.comb += down(
+                    layer.SHARED_DOWN_WORD,
+                    layer.SHARED_DOWN_SCALE,
+                    layer.SHARED_INTERMEDIATE,
+                    self.route.shared,
+                    1,
+                    0,
+                )
+                with m.If(issued):
+                    m.d.sync += h_at.eq(width)
+                    m.next = "DOWN_ADDRESS"
+            with m.State("DOWN_ADDRESS"):
+                m.d.sync += [
+                    word_offset.eq(expert * layer.EXPERT_WORD_STRIDE),
+                    scale_offset.eq(expert * layer.EXPERT_SCALE_STRIDE),
+                ]
+                m.next = "DOWN"
+            with m.State("DOWN"):
+                m.d.comb += self.o.valid.eq(h_have >= h_at + blocks(layer.INTERMEDIATE))
+                m.d.comb += down(
+                    layer.EXPERT_DOWN_WORD + word_offset,
+                    layer.EXPERT_DOWN_SCALE + scale_offset,
+                    layer.INTERMEDIATE,
+                    weight,
+                    ~shared & (rank == 0),
+                    last_rank,
+                )
+                with m.If(issued):
+                    m.d.sync += [h_at.eq(h_at + blocks(layer.INTERMEDIATE)), rank.eq(rank + 1)]
+                    m.next = "DOWN_ADDRESS"
+                    with m.If(last_rank):
+                        m.d.comb += [self.x_release.eq(1), self.route_ack.eq(1)]
+                        m.d.sync += self.x_bank.eq(~self.x_bank)
+                        m.next = "IDLE"
+        return m

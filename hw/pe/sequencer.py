@@ -1,0 +1,147 @@
+"""Sequencer: one matrix-vector pass to a stream of macro word addresses, one a cycle, without gaps."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from sw_model.config import HardwareConfig
+
+__all__ = ["Sequencer", "pass_layout", "step_layout"]
+
+
+def pass_layout(config: HardwareConfig) -> data.StructLayout:
+    """A pass: a matrix of ``rows`` rows x ``blocks`` blocks of ``planes`` words.
+
+    from_h : activations are the h of an expert (else those of the token)
+    wide : INT16 activations, that is the blocks twice, high bytes then low bytes
+    """
+    return data.StructLayout(
+        {
+            "word": (config.words - 1).bit_length(),
+            "scale": (config.scales - 1).bit_length(),
+            "rows": 16,
+            "blocks": 16,
+            "planes": 3,
+            "from_h": 1,
+            "wide": 1,
+            "bank": 1,
+            "act": 16,
+        }
+    )
+
+
+def step_layout(config: HardwareConfig) -> data.StructLayout:
+    """One array cycle; first/last flags delimit planes of a block and blocks of a row.
+
+    rows : tiles that work on a row of the matrix (the others on padding)
+    """
+    return data.StructLayout(
+        {
+            "word": (config.words - 1).bit_length(),
+            "scale": (config.scales - 1).bit_length(),
+            "from_h": 1,
+            "bank": 1,
+            "set": 2,
+            "act": 16,
+            "first_plane": 1,
+            "last_plane": 1,
+            "first_block": 1,
+            "last_block": 1,
+            "rows": range(config.tiles + 1),
+        }
+    )
+
+
+class Sequencer(wiring.Component):
+    """Loops row slot (a row in every tile), byte set, block, plane, from the outside in.
+
+    Members
+    -------
+    i : stream of passes (:func:`pass_layout`)
+    o, o_valid : the step of this cycle (:func:`step_layout`)
+    credit : a row slot may be started (there is room for its results); looked at before each slot
+    start : a slot is started in this cycle
+
+    Throughput: a step a cycle, also from one pass to the next when the next is waiting.
+    """
+
+    def __init__(self, config: HardwareConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(pass_layout(config))),
+                "o": Out(step_layout(config)),
+                "o_valid": Out(1),
+                "credit": In(1),
+                "start": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        job = Signal(pass_layout(self._config))
+        running = Signal()
+        left, block, plane = Signal(16), Signal(16), Signal(3)  # rows left; counters
+        low = Signal()
+        word, row_word = Signal.like(job.word), Signal.like(job.word)
+        scale, row_scale = Signal.like(job.scale), Signal.like(job.scale)
+
+        last_plane, last_block, last_set, last_slot = (Signal(name=f"last_{n}") for n in ("p", "b", "s", "r"))
+        new_slot, step, finish = Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_plane.eq(plane == job.planes - 1),
+            last_block.eq(block == job.blocks - 1),
+            last_set.eq(low == job.wide),
+            last_slot.eq(left <= self._config.tiles),
+            new_slot.eq((plane == 0) & (block == 0) & ~low),
+            step.eq(running & (~new_slot | self.credit)),
+            finish.eq(step & last_plane & last_block & last_set & last_slot),
+            self.start.eq(step & new_slot),
+            self.i.ready.eq(~running | finish),
+        ]
+        m.d.sync += [
+            self.o_valid.eq(step),
+            self.o.word.eq(word),
+            self.o.scale.eq(scale),
+            self.o.from_h.eq(job.from_h),
+            self.o.bank.eq(job.bank),
+            self.o.set.eq(Mux(job.wide, 1 + low, 0)),
+            self.o.act.eq(job.act + block),
+            self.o.first_plane.eq(plane == 0),
+            self.o.last_plane.eq(last_plane),
+            self.o.first_block.eq((block == 0) & ~low),
+            self.o.last_block.eq(last_block & last_set),
+            self.o.rows.eq(Mux(last_slot, left, self._config.tiles)),
+        ]
+        with m.If(step):
+            m.d.sync += [plane.eq(plane + 1), word.eq(word + 1)]
+            with m.If(last_plane):
+                m.d.sync += [plane.eq(0), block.eq(block + 1), scale.eq(scale + 1)]
+                with m.If(last_block):
+                    m.d.sync += block.eq(0)
+                    with m.If(~last_set):  # the same weights again, with the low bytes
+                        m.d.sync += [low.eq(1), word.eq(row_word), scale.eq(row_scale)]
+                    with m.Else():
+                        m.d.sync += [
+                            low.eq(0),
+                            left.eq(left - self._config.tiles),
+                            row_word.eq(word + 1),
+                            row_scale.eq(scale + 1),
+                        ]
+        with m.If(finish):
+            m.d.sync += running.eq(0)
+        with m.If(self.i.valid & self.i.ready):
+            p = self.i.payload
+            m.d.sync += [
+                job.eq(p),
+                running.eq(1),
+                left.eq(p.rows),
+                block.eq(0),
+                plane.eq(0),
+                low.eq(0),
+                word.eq(p.word),
+                row_word.eq(p.word),
+                scale.eq(p.scale),
+                row_scale.eq(p.scale),
+            ]
+        return m

@@ -1,0 +1,133 @@
+"""The accelerator with its host side: AXI4-Lite registers, AXI4-Stream tokens and weights."""
+
+from amaranth.hdl import Cat, ClockDomain, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.host.axil import SIGNALS, RegisterFile
+from hw.host.registers import COUNTERS, LAYER_WIDTHS
+from hw.host.tokens import TokenInput
+from hw.host.weights import WeightLoader
+from hw.layer import MoELayer
+from sw_model.compiler import Image
+from sw_model.config import HardwareConfig
+
+__all__ = ["PORTS", "Top"]
+
+
+def _axis(prefix: str, width: int, flow: type) -> dict:
+    back = In if flow is Out else Out
+    return {
+        f"{prefix}_tdata": flow(width),
+        f"{prefix}_tvalid": flow(1),
+        f"{prefix}_tready": back(1),
+        f"{prefix}_tlast": flow(1),
+    }
+
+
+#: Ports of the accelerator, named as the AXI specifications name them.
+PORTS = {
+    "aclk": In(1),
+    "aresetn": In(1),
+    **{f"s_axil_{name}": member for name, member in SIGNALS.items()},
+    **_axis("s_axis_x", 32, In),
+    **_axis("s_axis_w", 128, In),
+    **_axis("m_axis_y", 32, Out),
+}
+
+
+class Top(wiring.Component):
+    """One MoE layer as an AXI peripheral.
+
+    Parameters
+    ----------
+    config : what it can hold
+    image : weights and registers that it wakes up with (for a standalone FPGA image); None: all loaded at run
+        time, and ``CONTROL.enable`` is 0 after reset
+
+    Members
+    -------
+    aclk, aresetn : clock; synchronous reset, active low (the weights outlive it)
+    s_axil_* : AXI4-Lite, see :mod:`hw.host.registers`
+    s_axis_x_*, m_axis_y_* : tokens, a binary32 element a beat, tlast at the end of a token
+    s_axis_w_* : weight packets, see :class:`hw.host.weights.WeightLoader`
+    """
+
+    def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
+        self._config = config
+        self._image = image
+        super().__init__(PORTS)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.domains.sync = domain = ClockDomain()
+        m.d.comb += [domain.clk.eq(self.aclk), domain.rst.eq(~self.aresetn)]
+
+        words = scales = None
+        reset: dict[str, int] = {}
+        if self._image is not None:
+            limbs = self._image.words.astype(object)
+            words = [[int(sum(w[i] << (32 * i) for i in range(4))) for w in tile] for tile in limbs]
+            scales = self._image.scales.tolist()
+            reset = {**self._image.registers, "CONTROL": 1}
+
+        m.submodules.registers = registers = RegisterFile(reset)
+        m.submodules.tokens = tokens = TokenInput()
+        m.submodules.weights = weights = WeightLoader()
+        m.submodules.core = core = MoELayer(self._config, words, scales)
+
+        for name, member in SIGNALS.items():
+            inner, outer = getattr(registers, name), getattr(self, f"s_axil_{name}")
+            m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        m.d.comb += [
+            tokens.i.payload.eq(Cat(self.s_axis_x_tdata, self.s_axis_x_tlast)),
+            tokens.i.valid.eq(self.s_axis_x_tvalid),
+            self.s_axis_x_tready.eq(tokens.i.ready),
+            weights.i.payload.eq(Cat(self.s_axis_w_tdata, self.s_axis_w_tlast)),
+            weights.i.valid.eq(self.s_axis_w_tvalid),
+            self.s_axis_w_tready.eq(weights.i.ready),
+            self.m_axis_y_tdata.eq(core.y.payload.bits),
+            self.m_axis_y_tlast.eq(core.y.payload.last),
+            self.m_axis_y_tvalid.eq(core.y.valid),
+            core.y.ready.eq(self.m_axis_y_tready),
+            core.enable.eq(registers.rw_CONTROL[0]),
+            *[core.layer[name].eq(getattr(registers, f"rw_{name}")) for name in LAYER_WIDTHS],
+            tokens.hidden.eq(registers.rw_HIDDEN),
+            core.load_tile.eq(weights.tile),
+            core.load_addr.eq(weights.addr),
+            core.load_word.eq(weights.word),
+            core.load_word_en.eq(weights.word_en),
+            core.load_scale.eq(weights.scale),
+            core.load_scale_en.eq(weights.scale_en),
+        ]
+        # Tokens enter only while the core is enabled.
+        m.d.comb += [
+            core.x.payload.eq(tokens.o.payload),
+            core.x.valid.eq(tokens.o.valid & core.enable),
+            tokens.o.ready.eq(core.x.ready & core.enable),
+        ]
+        self._count(m, registers, tokens, core)
+        return m
+
+    def _count(self, m: Module, registers: RegisterFile, tokens: TokenInput, core: MoELayer) -> None:
+        clear = registers.pulse_clear_counters
+        events = {
+            "CYCLES": 1,
+            "BUSY_CYCLES": core.busy,
+            "ACTIVE_CYCLES": core.active,
+            "TOKENS": core.token_done,
+            "EXPERTS_USED": core.expert_used,
+            "WORD_READS": core.active_rows & core.active.replicate(len(core.active_rows)),
+        }
+        for name in COUNTERS:
+            counter = Signal(32, name=name.lower())
+            m.d.sync += counter.eq(counter + events[name])
+            with m.If(clear):
+                m.d.sync += counter.eq(0)
+            m.d.comb += getattr(registers, f"ro_{name}").eq(counter)
+        length_error = Signal()
+        with m.If(clear):
+            m.d.sync += length_error.eq(0)
+        with m.If(tokens.length_error):
+            m.d.sync += length_error.eq(1)
+        m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, length_error))

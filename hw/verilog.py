@@ -1,0 +1,61 @@
+"""Verilog of a configuration, and the description that goes with it. The same bytes on every machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+from amaranth.back import verilog
+from amaranth.lib.wiring import In
+
+from hw.host.registers import REGISTERS
+from hw.top import PORTS, Top
+from sw_model.compiler import Image
+from sw_model.config import HardwareConfig
+
+__all__ = ["MODULE", "describe", "generate"]
+
+MODULE = "expertile_top"
+
+
+def generate(config: HardwareConfig, image: Image | None = None) -> str:
+    """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in."""
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
+    top = Top(config, image)
+    ports = [getattr(top, name) for name in PORTS]
+    return verilog.convert(top, name=MODULE, ports=ports, emit_src=False, strip_internal_attrs=True)
+
+
+def describe(config: HardwareConfig) -> dict:
+    """Ports, parameters, derived widths and registers, for a JSON beside the Verilog."""
+    return {
+        "module": MODULE,
+        "config": asdict(config),
+        "config_hash": config.hash,
+        "macs_per_cycle": 32 * config.tiles,
+        "derived": {
+            "acc_bits": config.acc_bits,
+            "combine_bits": config.combine_bits,
+            "shift_max": config.shift_max,
+        },
+        "ports": [
+            {
+                "name": name,
+                "direction": "input" if member.flow is In else "output",
+                "width": member.shape,
+            }
+            for name, member in PORTS.items()
+        ],
+        "registers": [
+            {
+                "name": r.name,
+                "offset": r.offset,
+                "access": r.access.value,
+                "width": r.width,
+                "reset": r.reset,
+                "doc": r.doc,
+                "fields": [asdict(f) for f in r.fields],
+            }
+            for r in REGISTERS.values()
+        ],
+    }
