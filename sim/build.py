@@ -1,0 +1,122 @@
+"""Verilog to something that runs, built once: everything is kept under a hash of all that went into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from sim.tools import BUILD, sim_environment, verilator, verilator_version
+
+__all__ = ["TOP", "build_verilator", "cached", "key"]
+
+TOP = "expertile_top"
+"""Name of the top module."""
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+
+# Signals without a reset start at random (harness.cpp seeds them), so that nothing leans on a zero.
+# Lint is for people's Verilog; ours is generated, with widths that Verilator only doubts.
+_VERILATE = (
+    "--cc", "-O3", "--x-assign", "unique", "--x-initial", "unique", "--no-timing", "--noassert",
+    "-Wno-lint", "-Wno-style", "-Wno-fatal", "--top-module", TOP, "--prefix", f"V{TOP}",
+)
+# Libraries of several configurations live in one process, and their classes share one name: keep them apart.
+_CXX = ("-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-DVL_TIME_CONTEXT")
+_FAST = "-O2"
+_MAKE = (f"OPT_FAST={_FAST}", "OPT_SLOW=-O0", f"OPT_GLOBAL={_FAST}")
+_LINK = ("-shared", "-Wl,-Bsymbolic", "-pthread")
+
+
+def key(*parts: str | bytes) -> str:
+    """Sixteen hexadecimal digits that name ``parts``."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _status(message: str) -> Iterator[None]:
+    """Tell a person at a terminal why nothing seems to happen."""
+    with Console(stderr=True).status(message):
+        yield
+
+
+def _run(command: list[str], folder: Path, env: dict[str, str]) -> None:
+    with (folder / "build.log").open("a") as log:
+        print("$", *command, file=log, flush=True)
+        result = subprocess.run(command, cwd=folder, env=env, stdout=log, stderr=log, check=False)
+    if result.returncode:
+        tail = "\n".join((folder / "build.log").read_text(errors="replace").splitlines()[-20:])
+        raise RuntimeError(f"{Path(command[0]).name} failed with exit status {result.returncode}:\n{tail}")
+
+
+def cached(name: str, product: str, message: str, build: Callable[[Path], None]) -> Path:
+    """``BUILD/name/product``, made by ``build(folder)`` if it is not there.
+
+    The folder appears whole or not at all; of two builders at once, the second finds the first one's.
+    """
+    folder = BUILD / name
+    if (folder / product).exists():
+        return folder / product
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=BUILD, ignore_cleanup_errors=True) as scratch:
+        work = Path(scratch) / "work"
+        work.mkdir()
+        with _status(message):
+            try:
+                build(work)
+            except RuntimeError:
+                kept = BUILD / f"{name}-failed.log"
+                if (work / "build.log").exists():
+                    shutil.copy(work / "build.log", kept)
+                    print(f"build log: {kept}", file=sys.stderr)
+                raise
+        try:
+            work.rename(folder)
+        except OSError:
+            if not (folder / product).exists():
+                raise
+    return folder / product
+
+
+def build_verilator(verilog: str) -> Path:
+    """The shared library of ``verilog`` and the harness; see :class:`sim.verilator.Core`.
+
+    Raises
+    ------
+    ExpertileError : a tool is missing
+    RuntimeError : a tool failed; the message holds the end of its output
+    """
+    program = verilator()
+    harness = _HARNESS.read_bytes()
+    env = {**os.environ, **sim_environment()}
+    flags = " ".join((*_VERILATE, *_CXX, *_MAKE, *_LINK))
+    name = "verilator-" + key(verilog, harness, verilator_version(), flags)
+
+    def build(folder: Path) -> None:
+        (folder / f"{TOP}.v").write_text(verilog)
+        shutil.copy(_HARNESS, folder)
+        _run([str(program), *_VERILATE, "--Mdir", "obj", "-CFLAGS", " ".join(_CXX), f"{TOP}.v"], folder, env)
+        jobs = str(os.cpu_count() or 1)
+        make = ["make", "-C", "obj", "-f", f"V{TOP}.mk", "-j", jobs, *_MAKE]
+        _run([*make, f"libV{TOP}.a", "libverilated.a"], folder, env)
+        include = f"{env['VERILATOR_ROOT']}/include"
+        _run(
+            ["g++", "-std=c++17", _FAST, *_CXX, *_LINK, "-I", "obj", "-I", include, "-I", f"{include}/vltstd",
+             "harness.cpp", f"obj/libV{TOP}.a", "obj/libverilated.a", "-o", f"lib{TOP}.so"],
+            folder, env,
+        )
+        shutil.rmtree(folder / "obj")
+
+    return cached(name, f"lib{TOP}.so", "building the Verilated model", build)

@@ -1,0 +1,173 @@
+"""The cocotb testbench: cocotbext-axi loads one MoE layer over the ports, streams tokens, checks every bit.
+
+It is started by :func:`sim.runner.run_layer`, runs inside the simulator, and knows nothing of how the Verilog
+was made but its ports and its register map.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, with_timeout
+from cocotbext.axi import (
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiStreamBus,
+    AxiStreamFrame,
+    AxiStreamSink,
+    AxiStreamSource,
+)
+
+from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, Access, address
+
+_PERIOD = 10  # ns
+_INPUTS = (
+    "aresetn",
+    "s_axil_awaddr", "s_axil_awprot", "s_axil_awvalid", "s_axil_wdata", "s_axil_wstrb", "s_axil_wvalid",
+    "s_axil_bready", "s_axil_araddr", "s_axil_arprot", "s_axil_arvalid", "s_axil_rready",
+    "s_axis_x_tdata", "s_axis_x_tvalid", "s_axis_x_tlast",
+    "s_axis_w_tdata", "s_axis_w_tvalid", "s_axis_w_tlast",
+    "m_axis_y_tready",
+)
+_OKAY, _SLVERR = 0, 2
+
+
+def _pauses(rng: random.Random, probability: float) -> Iterator[bool]:
+    """Pause or not, a cycle each; one pause in 16 is long enough to fill and drain whole buffers."""
+    while True:
+        pause = rng.random() < probability
+        for _ in range(rng.randrange(1, 64) if pause and not rng.randrange(16) else 1):
+            yield pause
+
+
+class _Bench:
+    """The bus models around the design."""
+
+    def __init__(self, dut: Any, options: dict[str, Any]) -> None:
+        self.dut, self.options = dut, options
+        reset = (dut.aclk, dut.aresetn, False)
+        self.host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), *reset)
+        # A beat is one "byte" as wide as the bus: tokens are lists of float32 codes, there is no tkeep.
+        self.x = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_x"), *reset, byte_lanes=1)
+        self.w = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_w"), *reset, byte_lanes=1)
+        self.y = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_y"), *reset, byte_lanes=1)
+        host_channels = (
+            self.host.write_if.aw_channel, self.host.write_if.w_channel, self.host.write_if.b_channel,
+            self.host.read_if.ar_channel, self.host.read_if.r_channel,
+        )
+        if options["stalls"]:
+            for i, port in enumerate((self.x, self.w, self.y, *host_channels)):
+                port.set_pause_generator(_pauses(random.Random(options["seed"] * 16 + i), options["stalls"]))
+
+    async def reset(self, cycles: int) -> None:
+        self.dut.aresetn.value = 0
+        await ClockCycles(self.dut.aclk, cycles)
+        self.dut.aresetn.value = 1
+        await ClockCycles(self.dut.aclk, 2)
+
+    async def write(self, name: str, value: int, response: int = _OKAY) -> None:
+        reply = await self.host.write(address(name), value.to_bytes(4, "little"))
+        assert reply.resp == response, f"write of {name}: response {reply.resp}"
+
+    async def read(self, name: str) -> int:
+        reply = await self.host.read(address(name), 4)
+        assert reply.resp == _OKAY, f"read of {name}: response {reply.resp}"
+        return int.from_bytes(reply.data, "little")
+
+    async def configure(self) -> None:
+        """The layer's registers, then enable."""
+        for name, value in self.options["registers"].items():
+            await self.write(name, value)
+            assert await self.read(name) == value, f"{name} does not hold {value:#x}"
+
+    async def load(self, packets: list[np.ndarray]) -> None:
+        for packet in packets:
+            beats = [int.from_bytes(beat.tobytes(), "little") for beat in packet]
+            await self.w.send(AxiStreamFrame(beats))
+        beats = sum(map(len, packets))
+        await with_timeout(self.w.wait(), (1000 * beats + self.options["watchdog"]) * _PERIOD, "ns")
+
+    def send(self, x: np.ndarray) -> None:
+        for token in x:
+            self.x.send_nowait(AxiStreamFrame(token.tolist()))
+
+    async def receive(self, shape: tuple[int, int]) -> np.ndarray:
+        y = np.zeros(shape, dtype=np.uint32)
+        for row in y:
+            frame = await with_timeout(self.y.recv(), self.options["watchdog"] * _PERIOD, "ns")
+            assert len(frame.tdata) == len(row), f"a token of {len(frame.tdata)} beats, {len(row)} expected"
+            row[:] = frame.tdata
+        return y
+
+
+async def _check_host_port(bench: _Bench) -> None:
+    """Identity, reset values, and the answer to accesses that mean nothing."""
+    assert await bench.read("ID") == ID_VALUE
+    for register in REGISTERS.values():
+        if register.access is Access.RW:
+            assert await bench.read(register.name) == register.reset, f"{register.name} after reset"
+    await bench.write("ID", 0, _SLVERR)
+    assert (await bench.host.read(0xFFC, 4)).resp == _SLVERR
+
+
+async def _abandon(bench: _Bench, x: np.ndarray, cycles: int) -> None:
+    """Start the tokens, then reset in the middle of them."""
+    bench.send(x)
+    await ClockCycles(bench.dut.aclk, cycles)
+    bench.x.clear()
+    await bench.reset(4)
+    while not bench.y.empty():
+        bench.y.recv_nowait()
+    await _check_host_port(bench)
+    await bench.configure()
+    await bench.write("CONTROL", 1)
+
+
+@cocotb.test()
+async def layer(dut: Any) -> None:
+    """Registers, weights and tokens in; y and the counters out, equal to the golden model's."""
+    job = Path(os.environ["EXPERTILE_SIM_JOB"])
+    with np.load(job) as data:
+        arrays = dict(data)
+    options = json.loads(str(arrays["options"]))
+    for name in _INPUTS:
+        getattr(dut, name).value = 0
+    Clock(dut.aclk, _PERIOD, unit="ns").start()
+    logging.getLogger(f"cocotb.{dut._name}").setLevel(logging.WARNING)
+    bench = _Bench(dut, options)
+    await bench.reset(8)
+    await _check_host_port(bench)
+
+    await bench.configure()
+    await bench.load(np.split(arrays["beats"], np.cumsum(arrays["lengths"])[:-1]))
+    await bench.write("CONTROL", 1)
+    x = arrays["x"]
+    if options["reset_at"] is not None:
+        await _abandon(bench, x, options["reset_at"])
+    await bench.write("CONTROL", 3)
+    bench.send(x)
+    y = await bench.receive(x.shape)
+    await ClockCycles(dut.aclk, 4)
+    assert bench.y.empty(), "more tokens out than in"
+
+    counters = {name: await bench.read(name) for name in COUNTERS}
+    status = await bench.read("STATUS")
+    np.savez(job.with_name("result.npz"), y=y, counters=np.array(json.dumps(counters)))
+    assert status == 0, f"STATUS is {status:#x} at rest"
+    if "expected" in arrays:
+        wrong = np.argwhere(y != arrays["expected"])
+        if len(wrong):
+            t, i = wrong[0]
+            raise AssertionError(
+                f"{len(wrong)} of {y.size} numbers differ; first: token {t}, element {i}: "
+                f"{y[t, i]:#010x}, golden {arrays['expected'][t, i]:#010x}"
+            )
