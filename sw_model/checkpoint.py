@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401 (its import teaches NumPy bfloat16, which safetensors then asks for)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 

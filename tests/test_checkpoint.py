@@ -1,6 +1,8 @@
 """The checkpoint reader: what it reads is what was written, and every bad folder is one clear line."""
 
 import json
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -49,6 +51,12 @@ def test_half_precision_is_widened_exactly(make_checkpoint, dtype):
     value = Checkpoint.open(folder).tensor("model.embed_tokens.weight")
     assert value.dtype == np.float32
     np.testing.assert_array_equal(value, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
+
+
+def test_bfloat16_needs_no_other_import(make_checkpoint):
+    folder = make_checkpoint(dtype=ml_dtypes.bfloat16)
+    code = f"from sw_model.checkpoint import Checkpoint; Checkpoint.open({str(folder)!r}).moe_layer(0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_shards(make_checkpoint, tiny_checkpoint):
