@@ -5,7 +5,7 @@ address map. Within a slot come the blocks, within a block the nibble planes, mo
 count that is no multiple of ``tiles`` is filled up with zero rows. In a tile's memory stand, in order, the
 router, the base expert's gate_up and down, then every routed expert's gate_up and down (constant stride).
 
-    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; the first plane's lane is {sign, magnitude[2:0]}
+    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first plane's lane is {sign, magnitude[2:0]}
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
 """
 
@@ -134,8 +134,8 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
     for what, need, have in (("words", end[0], config.words), ("scales", end[1], config.scales)):
         if need > have:
             raise ExpertileError(
-                f"config {config.name!r}: the layer needs {need} macro {what} a tile at {layer.fmt.name}, over its "
-                f"{have}; use a configuration with {what} >= {need} or more tiles, or a narrower format"
+                f"config {config.name!r}: the layer needs {need} macro {what} a tile at {layer.fmt.name}, "
+                f"over its {have}; use a configuration with {what} >= {need} or more tiles, or a narrower format"
             )
     first = experts[0]
     second = experts[1][0] if len(experts) > 1 else end

@@ -3,8 +3,8 @@
     x (float32) -> quantise -> route -> expert passes -> combine -> y (float32)
 
 After quantisation there are only integers. Every sum is exact; rounding (to nearest even) happens at named
-places: the 24-bit normalisation of a row result, the tables, the re-quantisation of h, the routing weights and
-the one final conversion to float32. NumPy's BLAS serves as an integer multiplier where all partial sums are
+places: the 24-bit normalisation of a row result, the tables, the re-quantisation of h, the routing weights
+and the one final conversion to float32. NumPy's BLAS serves as an integer multiplier where all partial sums are
 proven to stay below 2**53, which float64 holds exactly.
 """
 

@@ -31,10 +31,11 @@ class Macro(wiring.Component):
     first_plane : at cycle t + ACT_DELAY: this word is a first plane
     act : 32 signed bytes, at cycle t + ACT_DELAY
     sum : signed, at cycle t + LATENCY
-    write_addr, write_data, write_en : load a word. A word must not be read in the cycle in which it is written
-        (the memory has no collision logic); the host loads weights that no running pass uses.
+    write_addr, write_data, write_en : load a word. A word must not be read in the cycle in which it is
+        written (the memory has no collision logic); the host loads weights that no running pass uses.
 
-    Latency: ``LATENCY``. Throughput: one word (32 nibble MACs) a cycle. Exact: ``SUM_BITS`` holds the largest sum.
+    Latency: ``LATENCY``. Throughput: one word (32 nibble MACs) a cycle. Exact: ``SUM_BITS`` holds the
+    largest sum.
     """
 
     ACT_DELAY = 2

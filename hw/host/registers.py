@@ -1,4 +1,4 @@
-"""The register map: one description from which come the decoder, the Verilog's JSON and the driver's addresses."""
+"""The register map: one description, from which come decoder, Verilog's JSON and driver's addresses."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _IDENTITY = (
                 "error_token_length",
                 1,
                 1,
-                "A token's tlast came early or late; it was cut or padded to HIDDEN. Cleared with the counters.",
+                "A token's tlast came early or late; it was padded or cut. Cleared with the counters.",
             ),
         ),
     ),
@@ -121,7 +121,7 @@ _COUNTED = (
     ("ACTIVE_CYCLES", "Cycles in which the array reads macro words (one nibble pass of every tile)."),
     ("TOKENS", "Tokens finished."),
     ("EXPERTS_USED", "Routed experts run, over all tokens."),
-    ("WORD_READS", "Macro words read for rows of the matrix (32 nibble MACs each), over all tiles."),
+    ("WORD_READS", "Macro words read for matrix rows (32 nibble MACs each), over all tiles."),
 )
 
 COUNTERS = tuple(name for name, _ in _COUNTED)

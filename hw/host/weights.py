@@ -11,12 +11,12 @@ __all__ = ["WeightLoader"]
 
 
 class WeightLoader(wiring.Component):
-    """A packet is a header beat (tile [15:0], kind [16], start address [63:32]) and data beats up to ``last``.
+    """A packet is a header beat (tile [15:0], kind [16], start address [63:32]), then data up to ``last``.
 
     Kind 0: a macro word a beat. Kind 1: four scale entries a beat, one in the low bits of each 32-bit lane.
 
-    Members: ``i`` stream of {data 128, last}; ``tile``, ``addr``, ``word``/``word_en``, ``scale``/``scale_en``
-    to the array, registered.
+    Members: ``i`` stream of {data 128, last}; to the array, registered: ``tile``, ``addr``,
+    ``word``/``word_en``, ``scale``/``scale_en``.
     Throughput: a word a cycle, or a scale entry a cycle.
     """
 

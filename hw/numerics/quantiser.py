@@ -62,8 +62,8 @@ class BlockQuantiser(wiring.Component):
     token_top : largest top of the token being given out
     done : the last code of the token is in ``code`` (one cycle)
 
-    Latency: one cycle an element in, then ``LATENCY`` + one an element out. ``i`` is not ready while a token is
-    given out. Equals :func:`sw_model.formats.quantise_act8` and ``quantise_act16``.
+    Latency: one cycle an element in, then ``LATENCY`` + one an element out. ``i`` is not ready while a
+    token is given out. Equals :func:`sw_model.formats.quantise_act8` and ``quantise_act16``.
     """
 
     LATENCY = 4

@@ -6,9 +6,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.numerics.quantiser import code_layout
-from sw_model.formats import BLOCK, SHIFT_BITS
+from sw_model.formats import ACT16_LOW_BITS, BLOCK, SHIFT_BITS
 
 __all__ = ["ActivationBuffer"]
+
+#: Byte set -> (the shift that goes with it, octaves added to it).
+_SHIFTS = {"code8": ("shift8", 0), "high": ("shift16", ACT16_LOW_BITS), "low": ("shift16", 0)}
 
 
 class ActivationBuffer(wiring.Component):
@@ -28,11 +31,10 @@ class ActivationBuffer(wiring.Component):
     """
 
     LATENCY = 2
-    SHIFT_EXTRA = {"code8": ("shift8", 0), "high": ("shift16", 8), "low": ("shift16", 0)}
 
     def __init__(self, *, blocks: int, banks: int, sets: tuple[str, ...]) -> None:
-        if not sets or set(sets) - set(self.SHIFT_EXTRA):
-            raise ValueError(f"sets must name some of {', '.join(self.SHIFT_EXTRA)}, not {sets}")
+        if not sets or set(sets) - set(_SHIFTS):
+            raise ValueError(f"sets must name some of {', '.join(_SHIFTS)}, not {sets}")
         self._blocks = blocks
         self._banks = banks
         self._sets = sets
@@ -78,7 +80,7 @@ class ActivationBuffer(wiring.Component):
                 read.addr.eq(read_address),
                 read.en.eq(1),
             ]
-            field, extra = self.SHIFT_EXTRA[name]
+            field, extra = _SHIFTS[name]
             m.submodules[f"{name}_shift"] = memory = Memory(
                 shape=SHIFT_BITS, depth=max(2, depth), init=[], attrs={"no_rw_check": 1}
             )

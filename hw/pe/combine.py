@@ -15,7 +15,8 @@ __all__ = ["Combine"]
 
 
 class Combine(wiring.Component):
-    """y[r] = round( sum over slots of acc[r] * weight << (row_exp - down_base) ) * 2**(base + down_base - 16).
+    """y[r] = round( sum over slots of acc[r] * weight << (row_exp - down_base) ) * 2**exp,
+    exp = base + down_base - 16.
 
     Members
     -------

@@ -1,5 +1,7 @@
 """SwiGLU: pairs of gate and up rows to h."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -96,7 +98,7 @@ class SwiGlu(wiring.Component):
                 sign[0].eq(sign2),
             ]
             for line in (mag, top, sign):
-                m.d.sync += [b.eq(a) for a, b in zip(line, line[1:], strict=False)]
+                m.d.sync += [b.eq(a) for a, b in pairwise(line)]
             magnitude = mag[-1] * sigmoid.y
             m.d.sync += [
                 normalise.i.payload.value.eq(Mux(sign[-1], -magnitude, magnitude)),

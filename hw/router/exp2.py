@@ -1,5 +1,7 @@
 """2**-d, the softmax's exponential in the log2 domain."""
 
+from itertools import pairwise
+
 from amaranth.hdl import C, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -34,7 +36,7 @@ class Exp2(wiring.Component):
         shift = [Signal(range(self.LIMIT + 1), name=f"shift{i}") for i in range(Table.LATENCY)]
         m.d.sync += [
             shift[0].eq(Mux(whole > self.LIMIT - 1, self.LIMIT, whole)),
-            *[b.eq(a) for a, b in zip(shift, shift[1:], strict=False)],
+            *[b.eq(a) for a, b in pairwise(shift)],
             self.y.eq(
                 Mux(
                     shift[-1] == self.LIMIT,

@@ -1,5 +1,7 @@
 """The router: rows of the router pass to a list of (expert, weight) and the base expert's weight."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -81,7 +83,7 @@ class Router(wiring.Component):
             tags[0].gate.eq(is_gate),
             tags[0].last.eq(self.i.payload.last),
             tags[0].index.eq(index),
-            *[b.eq(a) for a, b in zip(tags, tags[1:], strict=False)],
+            *[b.eq(a) for a, b in pairwise(tags)],
         ]
         scored, gated = tags[ToLogit.LATENCY - 1], tags[-1]
         m.d.comb += [

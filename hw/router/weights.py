@@ -1,5 +1,7 @@
 """Routing weights: softmax over the scores, by table and serial division."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
@@ -80,7 +82,7 @@ class SoftmaxWeights(wiring.Component):
             tags[0].valid.eq(feeding),
             tags[0].everyone.eq(everyone),
             tags[0].index.eq(index),
-            *[b.eq(a) for a, b in zip(tags, tags[1:], strict=False)],
+            *[b.eq(a) for a, b in pairwise(tags)],
         ]
         landed = tags[-1]
         p = Array(Signal(EXP2.out_bits, name=f"p{j}", reset_less=True) for j in range(self._k))
