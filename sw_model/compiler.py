@@ -135,7 +135,7 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
         if need > have:
             raise ExpertileError(
                 f"config {config.name!r}: the layer needs {need} macro {what} a tile at {layer.fmt.name}, "
-                f"over its {have}; use a configuration with {what} >= {need} or more tiles, or a narrower format"
+                f"over its {have}; use a configuration with {what} >= {need} more tiles, or a narrower format"
             )
     first = experts[0]
     second = experts[1][0] if len(experts) > 1 else end

@@ -4,8 +4,8 @@
 
 After quantisation there are only integers. Every sum is exact; rounding (to nearest even) happens at named
 places: the 24-bit normalisation of a row result, the tables, the re-quantisation of h, the routing weights
-and the one final conversion to float32. NumPy's BLAS serves as an integer multiplier where all partial sums are
-proven to stay below 2**53, which float64 holds exactly.
+and the one final conversion to float32. NumPy's BLAS serves as an integer multiplier where all partial sums
+are proven to stay below 2**53, which float64 holds exactly.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
     if layer.shared is not None:
         last = Scaled(sign=rows.sign[:, -1], top=rows.top[:, -1], mag=rows.mag[:, -1])
-        gate = sigmoid(last) if layer.shared_gated else np.full(tokens, ONE)
-        slots.append((layer.shared, np.arange(tokens), gate))
+        share = sigmoid(last) if layer.shared_gated else np.full(tokens, ONE)
+        slots.append((layer.shared, np.arange(tokens), share))
     for e in np.unique(experts):
         chosen, rank = np.nonzero(experts == e)
         slots.append((layer.experts[e], chosen, weights[chosen, rank]))
@@ -182,8 +182,8 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     for expert, chosen, _ in slots:
         xe = QuantisedVectors(codes=x8.codes[chosen], shift=x8.shift[chosen], base=x8.base[chosen])
         gu = normalise(gemv(expert.gate_up, xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
-        gate, up = (Scaled(sign=gu.sign[:, i::2], top=gu.top[:, i::2], mag=gu.mag[:, i::2]) for i in (0, 1))
-        h = swiglu(gate, up)
+        g, u = (Scaled(sign=gu.sign[:, i::2], top=gu.top[:, i::2], mag=gu.mag[:, i::2]) for i in (0, 1))
+        h = swiglu(g, u)
         hs.append(h)
         h_top[chosen] = np.maximum(h_top[chosen], h.top.max(axis=1))
 

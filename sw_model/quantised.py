@@ -91,8 +91,8 @@ def quantise(layer: MoELayer, fmt: str, config: HardwareConfig) -> QuantisedLaye
     check_fits(layer, config)
     wf = EXPERT_FORMATS[fmt]
     rows = layer.router.astype(np.float64) * math.log2(math.e)
-    gated = layer.shared is not None and layer.shared_gate is not None
-    if gated:
+    gated = layer.shared_gate is not None
+    if layer.shared_gate is not None:
         rows = np.concatenate([rows, layer.shared_gate.astype(np.float64)[None]])
     everyone = [*layer.experts, *([layer.shared] if layer.shared is not None else [])]
     spread = config.weight_spread
