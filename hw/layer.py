@@ -1,11 +1,12 @@
 """The MoE layer: reads as the block diagram.
 
-x ─▶ x_quantiser ─▶ x_buffer ─┐                       ┌─▶ router ─▶ scheduler ─▶ (passes) ─▶ array
-                              ├─▶ array ─▶ normalise ─┼─▶ swiglu ─▶ h_quantiser ─▶ h_buffer ─▶ array
-                    h_buffer ─┘        └──────────────┴─▶ combine ─▶ y
+x ─▶ x_quantiser ─▶ x_buffer ─┐                       ┌─▶ router ─▶ scheduler, contexts ─▶ (passes)
+                                  ├─▶ array ─▶ normalise ─┴─▶ clamp ─▶ swiglu ─▶ h_quantiser ─▶ h_buffer
+                        h_buffer ─┘     └─▶ combine ─▶ y
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,18 +15,30 @@ from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
 from hw.pe.activations import ActivationBuffer
 from hw.pe.array import Kind, PeArray
+from hw.pe.clamp import Clamp
 from hw.pe.combine import Combine
+from hw.pe.contexts import ContextTable
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.swiglu import SwiGlu
 from hw.router.router import Router
-from sw_model.compiler import FLAG_RENORMALISE, FLAG_SHARED_GATED
+from sw_model.compiler import Flag, Image
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK
+from sw_model.golden import ALPHA
+from sw_model.moe import Activation
 
 __all__ = ["TOKEN", "MoELayer"]
 
 #: One element of a token on its way in or out: a binary32 word, ``last`` of the token.
 TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
+
+
+_EVENTS = ("active", "active_rows", "reads", "computes")
+
+
+def _integers(limbs: np.ndarray) -> list[int]:
+    """Rows of 32-bit limbs, lowest first, as integers."""
+    return [sum(int(limb) << (32 * i) for i, limb in enumerate(row)) for row in limbs]
 
 
 class MoELayer(wiring.Component):
@@ -34,7 +47,7 @@ class MoELayer(wiring.Component):
     Parameters
     ----------
     config : what it can hold
-    words, scales : initial contents of the tiles (a baked image)
+    image : weights that it wakes up with; None: all are loaded at run time
 
     Members
     -------
@@ -42,19 +55,22 @@ class MoELayer(wiring.Component):
     enable : take tokens
     x, y : streams of binary32 elements, ``last`` at the end of a token
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
-    busy, active, active_rows, expert_used, token_done : events for the counters
+    busy, active, active_rows, reads, computes, expert_used, token_done : events for the counters
 
     The next token is taken in and quantised while this one is computed.
     """
 
-    def __init__(
-        self,
-        config: HardwareConfig,
-        words: list[list[int]] | None = None,
-        scales: list[list[int]] | None = None,
-    ) -> None:
+    def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
         self._config = config
+        words = scales = contexts = biases = None
+        if image is not None:
+            words = [_integers(tile) for tile in image.words]
+            scales = image.scales.tolist()
+            contexts = _integers(image.contexts)
+            biases = image.biases.tolist()
         self._array = PeArray(config, words, scales)
+        self._contexts = ContextTable(config, contexts)
+        self._router = Router(config, biases)
         array = self._array.signature.members
         super().__init__(
             {
@@ -63,9 +79,10 @@ class MoELayer(wiring.Component):
                 "x": In(TOKEN),
                 "y": Out(TOKEN),
                 **{name: member for name, member in array.items() if name.startswith("load_")},
+                "load_context_en": In(1),
+                "load_bias_en": In(1),
                 "busy": Out(1),
-                "active": Out(1),
-                "active_rows": array["active_rows"],
+                **{name: array[name] for name in _EVENTS},
                 "expert_used": Out(1),
                 "token_done": Out(1),
             }
@@ -74,6 +91,10 @@ class MoELayer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, layer = self._config, self.layer
+
+        def flag(which: Flag) -> Value:
+            return (layer.FLAGS & which).any()
+
         x_blocks = config.max_hidden // BLOCK
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
@@ -85,7 +106,9 @@ class MoELayer(wiring.Component):
         )
         m.submodules.array = array = self._array
         m.submodules.normalise = normalise = Normalise(config.acc_bits, user=4)
-        m.submodules.router = router = Router(config)
+        m.submodules.router = router = self._router
+        m.submodules.contexts = contexts = self._contexts
+        m.submodules.clamp = clamp = Clamp()
         m.submodules.swiglu = swiglu = SwiGlu(user=2)
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks, spread=config.activation_spread, router_spread=config.router_spread
@@ -102,6 +125,7 @@ class MoELayer(wiring.Component):
             x_quantiser.i.payload.end.eq(1),
             x_quantiser.i.valid.eq(self.x.valid),
             self.x.ready.eq(x_quantiser.i.ready),
+            x_quantiser.constants.eq(flag(Flag.ROUTER_BIASED) | flag(Flag.EXPERT_BIASED)),
             x_quantiser.grant.eq(~full.bit_select(fill_bank, 1)),
             x_buffer.code.eq(x_quantiser.code),
             x_buffer.code_valid.eq(x_quantiser.code_valid),
@@ -120,6 +144,7 @@ class MoELayer(wiring.Component):
 
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
+        loads = [name for name in array.signature.members if name.startswith("load_")]
         from_h = Signal(ActivationBuffer.LATENCY)
         m.d.sync += from_h.eq(Cat(array.step.from_h, from_h[:-1]))
         m.d.comb += [
@@ -131,11 +156,15 @@ class MoELayer(wiring.Component):
             h_buffer.read_block.eq(array.step.act),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
             array.act_shift.eq(Mux(from_h[-1], h_buffer.shift, x_buffer.shift)),
-            *[
-                getattr(array, n).eq(getattr(self, n))
-                for n in array.signature.members
-                if n.startswith("load_")
-            ],
+            *[getattr(array, name).eq(getattr(self, name)) for name in loads],
+            contexts.write_addr.eq(self.load_addr),
+            contexts.write_data.eq(self.load_word),
+            contexts.write_en.eq(self.load_context_en),
+            contexts.read_addr.eq(scheduler.context_addr),
+            scheduler.context.eq(contexts.context),
+            router.bias_addr.eq(self.load_addr),
+            router.bias_data.eq(self.load_scale),
+            router.bias_en.eq(self.load_bias_en),
         ]
 
         # Rows: down passes to the combine, all others to numbers, and those to the router or to SwiGLU.
@@ -162,18 +191,27 @@ class MoELayer(wiring.Component):
             router.i.payload.number.eq(number),
             router.i.payload.last.eq(last),
             router.i.valid.eq(normalise.o.valid & is_router),
-            router.experts.eq(layer.EXPERTS),
-            router.top_k.eq(layer.TOP_K),
-            router.renormalise.eq((layer.FLAGS & FLAG_RENORMALISE).any()),
-            router.shared_gated.eq((layer.FLAGS & FLAG_SHARED_GATED).any()),
+            router.rule.experts.eq(layer.EXPERTS),
+            router.rule.top_k.eq(layer.TOP_K),
+            router.rule.groups.eq(layer.GROUPS),
+            router.rule.top_groups.eq(layer.TOP_GROUPS),
+            router.rule.scale.eq(layer.ROUTER_SCALE),
+            router.rule.renormalise.eq(flag(Flag.RENORMALISE)),
+            router.rule.sigmoid.eq(flag(Flag.SIGMOID)),
+            router.rule.top2.eq(flag(Flag.TOP2_GROUPS)),
+            router.rule.shared_gated.eq(flag(Flag.SHARED_GATED)),
             scheduler.route.eq(router.route),
             scheduler.route_done.eq(router.done),
             router.ack.eq(scheduler.route_ack),
-            swiglu.i.payload.number.eq(number),
-            swiglu.i.payload.user.eq(Cat(last, end)),
-            swiglu.i.valid.eq(normalise.o.valid & ~is_router),
-            normalise.o.ready.eq(is_router | swiglu.i.ready),
+            clamp.i.payload.number.eq(number),
+            clamp.i.payload.user.eq(Cat(last, end)),
+            clamp.i.valid.eq(normalise.o.valid & ~is_router),
+            clamp.enable.eq(flag(Flag.CLAMPED)),
+            *[clamp.limit[k].eq(v) for k, v in unpack(layer.LIMIT).items()],
+            normalise.o.ready.eq(is_router | clamp.i.ready),
+            swiglu.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
         ]
+        wiring.connect(m, clamp.o, swiglu.i)
 
         # h: collected over all experts of the token, then quantised on one LSB.
         m.d.comb += [
@@ -182,6 +220,7 @@ class MoELayer(wiring.Component):
             h_quantiser.i.payload.end.eq(swiglu.o.payload.user[1]),
             h_quantiser.i.valid.eq(swiglu.o.valid),
             swiglu.o.ready.eq(h_quantiser.i.ready),
+            h_quantiser.constants.eq(flag(Flag.EXPERT_BIASED)),
             h_quantiser.grant.eq(1),
             h_buffer.code.eq(h_quantiser.code),
             h_buffer.code_valid.eq(h_quantiser.code_valid),
@@ -199,8 +238,7 @@ class MoELayer(wiring.Component):
         m.d.sync += inside.eq(inside + first_in - self.token_done)
         m.d.comb += [
             self.busy.eq(inside != 0),
-            self.active.eq(array.active),
-            self.active_rows.eq(array.active_rows),
+            *[getattr(self, name).eq(getattr(array, name)) for name in _EVENTS],
             self.expert_used.eq(scheduler.expert_used),
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]

@@ -1,6 +1,6 @@
 """The accelerator with its host side: AXI4-Lite registers, AXI4-Stream tokens and weights."""
 
-from amaranth.hdl import Cat, ClockDomain, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -63,18 +63,11 @@ class Top(wiring.Component):
         m.domains.sync = domain = ClockDomain()
         m.d.comb += [domain.clk.eq(self.aclk), domain.rst.eq(~self.aresetn)]
 
-        words = scales = None
-        reset: dict[str, int] = {}
-        if self._image is not None:
-            limbs = self._image.words.astype(object)
-            words = [[int(sum(w[i] << (32 * i) for i in range(4))) for w in tile] for tile in limbs]
-            scales = self._image.scales.tolist()
-            reset = {**self._image.registers, "CONTROL": 1}
-
+        reset = {} if self._image is None else {**self._image.registers, "CONTROL": 1}
         m.submodules.registers = registers = RegisterFile(reset)
         m.submodules.tokens = tokens = TokenInput()
         m.submodules.weights = weights = WeightLoader()
-        m.submodules.core = core = MoELayer(self._config, words, scales)
+        m.submodules.core = core = MoELayer(self._config, self._image)
 
         for name, member in SIGNALS.items():
             inner, outer = getattr(registers, name), getattr(self, f"s_axil_{name}")
@@ -97,8 +90,10 @@ class Top(wiring.Component):
             core.load_addr.eq(weights.addr),
             core.load_word.eq(weights.word),
             core.load_word_en.eq(weights.word_en),
-            core.load_scale.eq(weights.scale),
+            core.load_scale.eq(weights.lane),
             core.load_scale_en.eq(weights.scale_en),
+            core.load_context_en.eq(weights.context_en),
+            core.load_bias_en.eq(weights.bias_en),
         ]
         # Tokens enter only while the core is enabled.
         m.d.comb += [
@@ -117,7 +112,8 @@ class Top(wiring.Component):
             "ACTIVE_CYCLES": core.active,
             "TOKENS": core.token_done,
             "EXPERTS_USED": core.expert_used,
-            "WORD_READS": core.active_rows & core.active.replicate(len(core.active_rows)),
+            "WORD_READS": Mux(core.reads, core.active_rows, 0),
+            "NIBBLE_PASSES": Mux(core.computes, core.active_rows, 0),
         }
         for name in COUNTERS:
             counter = Signal(32, name=name.lower())

@@ -1,12 +1,14 @@
-"""Compiler: a quantised layer to the weight image, that is macro words, scale entries and register values.
+"""Compiler: a quantised layer to the weight image: macro words, scale entries, contexts, register values.
 
 Placement: row r of a matrix lives in tile ``r mod tiles`` as row slot ``r // tiles``. All tiles share one
-address map. Within a slot come the blocks, within a block the nibble planes, most significant first. A row
-count that is no multiple of ``tiles`` is filled up with zero rows. In a tile's memory stand, in order, the
-router, the base expert's gate_up and down, then every routed expert's gate_up and down (constant stride).
+address map. Within a slot come the blocks, within a block the stored nibbles, most significant first. A row
+count that is no multiple of ``tiles`` is filled up with zero rows. The router stands at address 0; a context
+says where an expert's matrices are and in which format (the base expert has the context ``max_experts``).
 
-    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first plane's lane is {sign, magnitude[2:0]}
+    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, magnitude code[msb..]}
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
+    context   four limbs: {format [31:24], word address [23:0]} and scale address of gate_up, then of down
+    bias      signed Q7.24, one an expert: the router's selection bias
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum, IntFlag
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,43 @@ from safetensors.numpy import save
 
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
-from sw_model.formats import BLOCK, MANT_BITS, NIBBLE, ROW_EXP_BIAS, SHIFT_BITS, QuantisedMatrix
+from sw_model.formats import (
+    BLOCK,
+    MANT_BITS,
+    NIBBLE,
+    ROW_EXP_BIAS,
+    SHIFT_BITS,
+    QuantisedMatrix,
+    WeightFormat,
+)
+from sw_model.golden import fixed_bias, fixed_scale
+from sw_model.moe import Activation
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 
 WORD_LIMBS = BLOCK * NIBBLE // 32  # 32-bit limbs of a macro word, and of a beat on the weight stream
-KIND_WORDS, KIND_SCALES = 0, 1
-FLAG_RENORMALISE, FLAG_SHARED, FLAG_SHARED_GATED = 1, 2, 4
+FORMAT_LSB = 24  # of a context limb; word addresses stay below
+
+
+class Kind(IntEnum):
+    """What the data beats of a weight packet hold."""
+
+    WORDS = 0
+    SCALES = 1
+    CONTEXTS = 2
+    BIASES = 3
+
+
+class Flag(IntFlag):
+    """Bits of the FLAGS register: the rules of a layer."""
+
+    RENORMALISE = 1
+    SHARED = 2
+    SHARED_GATED = 4
+    SIGMOID = 8
+    TOP2_GROUPS = 16
+    ROUTER_BIASED = 32
+    EXPERT_BIASED = 64
+    CLAMPED = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,25 +69,38 @@ class Image:
     """What is loaded into one generated accelerator to make it one MoE layer.
 
     words : uint32 [tiles, used words, 4]; scales : uint32 [tiles, used entries (multiple of 4)];
+    contexts : uint32 [max_experts + 1, 4]; biases : int32 [experts (multiple of 4)] or empty;
     registers : register name -> value; config : name of the configuration it was compiled for.
     """
 
     words: np.ndarray
     scales: np.ndarray
+    contexts: np.ndarray
+    biases: np.ndarray
     registers: dict[str, int]
     config: str
 
+    _ARRAYS = ("words", "scales", "contexts", "biases")
+
     def packets(self) -> Iterator[np.ndarray]:
         """Weight-stream packets, uint32 [beats, 4]: a header (tile, kind, start address), then data."""
+        yield self._packet(0, Kind.CONTEXTS, self.contexts)
+        if self.biases.size:
+            yield self._packet(0, Kind.BIASES, self.biases.view(np.uint32))
         for tile in range(len(self.words)):
-            for kind, data in ((KIND_WORDS, self.words[tile]), (KIND_SCALES, self.scales[tile])):
-                header = np.array([[tile | kind << 16, 0, 0, 0]], dtype=np.uint32)
-                yield np.concatenate([header, data.reshape(-1, WORD_LIMBS)])
+            yield self._packet(tile, Kind.WORDS, self.words[tile])
+            yield self._packet(tile, Kind.SCALES, self.scales[tile])
+
+    @staticmethod
+    def _packet(tile: int, kind: Kind, data: np.ndarray) -> np.ndarray:
+        header = np.array([[tile | kind << 16, 0, 0, 0]], dtype=np.uint32)
+        return np.concatenate([header, data.reshape(-1, WORD_LIMBS)])
 
     def save(self, path: Path) -> None:
         """Write as safetensors; registers and configuration name are its metadata."""
         meta = {"config": self.config, "registers": json.dumps(self.registers, sort_keys=True)}
-        path.write_bytes(save({"words": self.words, "scales": self.scales}, metadata=meta))
+        arrays = {name: getattr(self, name) for name in self._ARRAYS}
+        path.write_bytes(save(arrays, metadata=meta))
 
     @staticmethod
     def load(path: Path) -> Image:
@@ -62,8 +109,7 @@ class Image:
             with safe_open(path, framework="numpy") as f:
                 meta = f.metadata() or {}
                 return Image(
-                    words=f.get_tensor("words"),
-                    scales=f.get_tensor("scales"),
+                    **{name: f.get_tensor(name) for name in Image._ARRAYS},
                     registers={k: int(v) for k, v in json.loads(meta["registers"]).items()},
                     config=meta["config"],
                 )
@@ -78,16 +124,15 @@ def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
     return a.reshape(slots, tiles, *a.shape[1:]).swapaxes(0, 1)
 
 
-def pack_words(codes: np.ndarray, planes: int) -> np.ndarray:
-    """Codes [..., BLOCK] as macro words uint32 [..., planes, 4], most significant plane first."""
-    mag = np.abs(codes).astype(np.uint32)
-    mag |= (codes < 0).astype(np.uint32) << (NIBBLE * planes - 1)
-    nibbles = np.stack([(mag >> (NIBBLE * p)) & 15 for p in reversed(range(planes))], axis=-2)
+def pack_words(codes: np.ndarray, fmt: WeightFormat) -> np.ndarray:
+    """Signed magnitudes [..., BLOCK] as macro words uint32 [..., fmt.words, 4], most significant nibble first."""
+    stored = fmt.encode(np.abs(codes)).astype(np.uint32)
+    stored |= (codes < 0).astype(np.uint32) << (NIBBLE * fmt.words - 1)
+    nibbles = np.stack([(stored >> (NIBBLE * p)) & 15 for p in reversed(range(fmt.words))], axis=-2)
     per_limb = 32 // NIBBLE
     nibbles = nibbles.reshape(*nibbles.shape[:-1], WORD_LIMBS, per_limb)
-    return np.bitwise_or.reduce(nibbles << (NIBBLE * np.arange(per_limb, dtype=np.uint32)), axis=-1).astype(
-        np.uint32
-    )
+    limbs = np.bitwise_or.reduce(nibbles << (NIBBLE * np.arange(per_limb, dtype=np.uint32)), axis=-1)
+    return limbs.astype(np.uint32)
 
 
 def pack_scales(m: QuantisedMatrix) -> np.ndarray:
@@ -106,17 +151,24 @@ class _Placer:
         self.address = (0, 0)
 
     def place(self, m: QuantisedMatrix) -> tuple[int, int]:
-        """Append one matrix; returns its (word, scale) address."""
-        at = self.address
-        words = _slots(pack_words(m.codes, m.fmt.planes), self.tiles).reshape(self.tiles, -1, WORD_LIMBS)
+        """Append one matrix; returns the two limbs of its half of a context."""
+        word, scale = self.address
+        words = _slots(pack_words(m.codes, m.fmt), self.tiles).reshape(self.tiles, -1, WORD_LIMBS)
         scales = _slots(pack_scales(m), self.tiles).reshape(self.tiles, -1)
         self.words.append(words)
         self.scales.append(scales)
-        self.address = (at[0] + words.shape[1], at[1] + scales.shape[1])
-        return at
+        self.address = (word + words.shape[1], scale + scales.shape[1])
+        return m.fmt.code << FORMAT_LSB | word, scale
 
-    def expert(self, e: QuantisedExpert) -> tuple[tuple[int, int], tuple[int, int]]:
-        return self.place(e.gate_up), self.place(e.down)
+    def context(self, e: QuantisedExpert) -> tuple[int, ...]:
+        return *self.place(e.gate_up), *self.place(e.down)
+
+
+def size(layer: QuantisedLayer, tiles: int) -> tuple[int, int]:
+    """Macro words and scale entries a tile that ``layer`` takes."""
+    matrices = [layer.router, *(m for e in layer.everyone for m in (e.gate_up, e.down))]
+    scales = [-(-m.rows // tiles) * m.blocks for m in matrices]
+    return sum(n * m.fmt.words for n, m in zip(scales, matrices, strict=True)), sum(scales)
 
 
 def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
@@ -126,43 +178,57 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
     ------
     ExpertileError : the layer does not fit the macros; says how many words or scales it needs
     """
-    placer = _Placer(config.tiles)
-    placer.place(layer.router)
-    shared = placer.expert(layer.shared) if layer.shared is not None else ((0, 0), (0, 0))
-    experts = [placer.expert(e) for e in layer.experts]
-    end = placer.address
-    for what, need, have in (("words", end[0], config.words), ("scales", end[1], config.scales)):
+    needs = size(layer, config.tiles)
+    for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
         if need > have:
             raise ExpertileError(
-                f"config {config.name!r}: the layer needs {need} macro {what} a tile at {layer.fmt.name}, "
-                f"over its {have}; use a configuration with {what} >= {need} more tiles, or a narrower format"
+                f"config {config.name!r}: the layer needs {need} macro {what} a tile, over its {have}; use a "
+                f"configuration with {what} >= {need} or more tiles, or a narrower format"
             )
-    first = experts[0]
-    second = experts[1][0] if len(experts) > 1 else end
-    flags = FLAG_RENORMALISE * layer.renormalise
-    flags |= FLAG_SHARED * (layer.shared is not None) | FLAG_SHARED_GATED * layer.shared_gated
-    registers = {
+    placer = _Placer(config.tiles)
+    placer.place(layer.router)
+    contexts = np.zeros((config.max_experts + 1, WORD_LIMBS), dtype=np.uint32)
+    if layer.shared is not None:
+        contexts[-1] = placer.context(layer.shared)
+    for e, expert in enumerate(layer.experts):
+        contexts[e] = placer.context(expert)
+    scales = np.concatenate(placer.scales, axis=1)
+    biases = np.zeros(0, dtype=np.int32)
+    if layer.rule.scoring == "sigmoid":  # always, so that no bias of an earlier layer stays
+        bias = np.zeros(layer.n_experts) if layer.selection_bias is None else layer.selection_bias
+        biases = np.pad(fixed_bias(bias), (0, -layer.n_experts % WORD_LIMBS)).astype(np.int32)
+    return Image(
+        words=np.concatenate(placer.words, axis=1),
+        scales=np.pad(scales, [(0, 0), (0, -scales.shape[1] % WORD_LIMBS)]),
+        contexts=contexts,
+        biases=biases,
+        registers=_registers(layer),
+        config=config.name,
+    )
+
+
+def _registers(layer: QuantisedLayer) -> dict[str, int]:
+    rule = layer.rule
+    flags = {
+        Flag.RENORMALISE: rule.renormalise,
+        Flag.SHARED: layer.shared is not None,
+        Flag.SHARED_GATED: layer.shared_gated,
+        Flag.SIGMOID: rule.scoring == "sigmoid",
+        Flag.TOP2_GROUPS: rule.group_score == "top2",
+        Flag.ROUTER_BIASED: layer.router_biased,
+        Flag.EXPERT_BIASED: layer.expert_biased,
+        Flag.CLAMPED: layer.activation is Activation.CLAMPED,
+    }
+    return {
         "HIDDEN": layer.hidden,
         "INTERMEDIATE": layer.intermediate,
         "SHARED_INTERMEDIATE": layer.shared.intermediate if layer.shared is not None else 0,
         "EXPERTS": layer.n_experts,
-        "TOP_K": layer.top_k,
-        "FLAGS": flags,
-        "PLANES": layer.fmt.planes,
+        "TOP_K": rule.top_k,
+        "GROUPS": rule.groups,
+        "TOP_GROUPS": rule.top_groups,
+        "ROUTER_SCALE": fixed_scale(rule.scale),
+        "FLAGS": int(sum(flag for flag, on in flags.items() if on)),
+        "LIMIT": int(np.float32(layer.limit).view(np.uint32)),
         "DOWN_BASE": layer.down_base + ROW_EXP_BIAS,
-        "SHARED_WORD": shared[0][0],
-        "SHARED_SCALE": shared[0][1],
-        "SHARED_DOWN_WORD": shared[1][0],
-        "SHARED_DOWN_SCALE": shared[1][1],
-        "EXPERT_WORD": first[0][0],
-        "EXPERT_SCALE": first[0][1],
-        "EXPERT_DOWN_WORD": first[1][0],
-        "EXPERT_DOWN_SCALE": first[1][1],
-        "EXPERT_WORD_STRIDE": second[0] - first[0][0],
-        "EXPERT_SCALE_STRIDE": second[1] - first[0][1],
     }
-    scales = np.concatenate(placer.scales, axis=1)
-    scales = np.pad(scales, [(0, 0), (0, -scales.shape[1] % 4)])
-    return Image(
-        words=np.concatenate(placer.words, axis=1), scales=scales, registers=registers, config=config.name
-    )

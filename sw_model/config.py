@@ -16,11 +16,13 @@ from sw_model.formats import (
     ACT16_MAX,
     BLOCK,
     EXPERT_FORMATS,
+    FP8,
     MANT_BITS,
     ROUTER_FORMAT,
     SHIFT_BITS,
+    WeightFormat,
 )
-from sw_model.tables import PROB_FRACTION
+from sw_model.tables import WEIGHT_BITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,9 @@ class HardwareConfig:
     max_intermediate : largest width of a routed or base expert (elements, a multiple of 32)
     max_experts : most routed experts
     max_top_k : most routed experts a token
+    max_groups : most groups of experts (group-limited routing)
     weight_spread, activation_spread : octaves below the largest block scale of a row / of a token
+    fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
     down_spread : octaves between the row exponents of a layer's down projections
     """
@@ -50,7 +54,9 @@ class HardwareConfig:
     max_intermediate: int
     max_experts: int
     max_top_k: int
+    max_groups: int = 8
     weight_spread: int = 8
+    fp8_spread: int = 4
     activation_spread: int = 10
     router_spread: int = 4
     down_spread: int = 12
@@ -69,10 +75,10 @@ class HardwareConfig:
             raise ValueError(f"scales must be a multiple of 4, not {self.scales}")
         if self.max_top_k > self.max_experts:
             raise ValueError("max_top_k must not exceed max_experts")
-        for name in ("weight_spread", "activation_spread", "router_spread", "down_spread"):
+        for name in ("weight_spread", "fp8_spread", "activation_spread", "router_spread", "down_spread"):
             if getattr(self, name) >= 1 << SHIFT_BITS:
                 raise ValueError(f"{name} must be below {1 << SHIFT_BITS}")
-        if self.acc_bits > 63 or self.acc_bits + self.down_spread + PROB_FRACTION + 1 - 32 > 61:
+        if self.acc_bits > 63 or self.combine_bits - 32 > 62:
             raise ValueError("accumulators exceed the 63 bits that the golden model computes in")
 
     @property
@@ -85,12 +91,22 @@ class HardwareConfig:
         """Expert results that one token combines: the routed ones and the base expert."""
         return self.max_top_k + 1
 
+    def spread(self, fmt: WeightFormat) -> int:
+        """Octaves that the block scales of a row may differ by."""
+        return (
+            self.router_spread
+            if fmt is ROUTER_FORMAT
+            else self.fp8_spread
+            if fmt is FP8
+            else self.weight_spread
+        )
+
     @property
     def acc_bound(self) -> int:
         """Largest magnitude that a row accumulator can reach, any operands, any order of summation."""
         mant = (1 << MANT_BITS) - 1
-        expert = max(f.max_magnitude for f in EXPERT_FORMATS.values()) * ACT8_MAX
-        expert *= 1 << (self.weight_spread + self.activation_spread)
+        expert = max(f.max_magnitude << self.spread(f) for f in EXPERT_FORMATS.values())
+        expert *= ACT8_MAX << self.activation_spread
         # The high bytes alone may overshoot the 16-bit code by half a low byte.
         router = ROUTER_FORMAT.max_magnitude * (ACT16_MAX + (1 << (ACT16_LOW_BITS - 1)))
         router *= 1 << (2 * self.router_spread)
@@ -109,7 +125,7 @@ class HardwareConfig:
     @property
     def combine_bits(self) -> int:
         """Width of the signed combine accumulator (row sum x Q1.16 weight, aligned, over all slots)."""
-        bound = self.acc_bound * (1 << PROB_FRACTION) * (1 << self.down_spread) * self.max_slots
+        bound = self.acc_bound * ((1 << WEIGHT_BITS) - 1) * (1 << self.down_spread) * self.max_slots
         return bound.bit_length() + 1
 
     @property

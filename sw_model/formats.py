@@ -39,28 +39,83 @@ TOP_MIN = -(1 << (TOP_BITS - 1))
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFormat:
-    """A sign-magnitude integer weight format; ``planes`` is its magnitude in nibbles (array passes)."""
+    """A weight format: sign x magnitude, the magnitude an integer in units of ``2**unit_exp``.
+
+    Parameters
+    ----------
+    name : as users write it
+    code : number by which contexts in the hardware name it
+    words : stored nibbles of an element, that is macro words of a block
+    steps : array cycles a block takes, one a nibble of the magnitude (FP8 needs one more to read its code)
+    mantissa_bits : of a floating format (its magnitudes thin out above ``2**(mantissa_bits + 1)``); None: integer
+    max_magnitude : largest magnitude, in units
+    unit_exp : exponent of the unit when codes come from a checkpoint
+    """
 
     name: str
-    planes: int
-
-    @property
-    def max_magnitude(self) -> int:
-        """The top nibble also holds the sign, so it has three magnitude bits."""
-        return (1 << (NIBBLE * self.planes - 1)) - 1
+    code: int
+    words: int
+    steps: int
+    mantissa_bits: int | None
+    max_magnitude: int
+    unit_exp: int = 0
 
     @property
     def bits(self) -> int:
         """Stored bits of one element."""
-        return NIBBLE * self.planes
+        return NIBBLE * self.words
+
+    @property
+    def macs(self) -> int:
+        """Nibble multiplications of one element."""
+        return -(-self.max_magnitude.bit_length() // NIBBLE)
+
+    def round(self, x: np.ndarray) -> np.ndarray:
+        """Nearest signed magnitudes (float64, in units), ties to even, saturated."""
+        step = np.float64(1.0)
+        if self.mantissa_bits is not None:
+            exponent = np.frexp(x)[1] - 1  # floor(log2 |x|), and -1 for 0
+            step = np.ldexp(1.0, np.maximum(exponent - self.mantissa_bits, 0))
+        return np.clip(np.rint(x / step) * step, -self.max_magnitude, self.max_magnitude)
+
+    def encode(self, magnitude: np.ndarray) -> np.ndarray:
+        """Stored code of non-negative magnitudes: the integer itself, or {exponent, mantissa}."""
+        if self.mantissa_bits is None:
+            return magnitude
+        exponent = np.maximum(bit_length(magnitude) - 1 - self.mantissa_bits, 0)
+        return (exponent << self.mantissa_bits) + (magnitude >> exponent)
+
+    def decode(self, code: np.ndarray) -> np.ndarray:
+        """Magnitude of stored codes without sign; the inverse of :meth:`encode`."""
+        code = np.asarray(code, dtype=np.int64)
+        if self.mantissa_bits is None:
+            return code
+        exponent, mantissa = code >> self.mantissa_bits, code & ((1 << self.mantissa_bits) - 1)
+        normal = exponent > 0
+        return (mantissa + (normal << self.mantissa_bits)) << np.maximum(exponent - 1, 0)
 
 
-INT4 = WeightFormat(name="int4", planes=1)
-INT8 = WeightFormat(name="int8", planes=2)
-INT16 = WeightFormat(name="int16", planes=4)
-WEIGHT_FORMATS = {fmt.name: fmt for fmt in (INT4, INT8, INT16)}
-EXPERT_FORMATS = {fmt.name: fmt for fmt in (INT8, INT4)}
+def _integer(name: str, code: int, planes: int) -> WeightFormat:
+    # The top nibble also holds the sign.
+    most = (1 << (NIBBLE * planes - 1)) - 1
+    return WeightFormat(
+        name=name, code=code, words=planes, steps=planes, mantissa_bits=None, max_magnitude=most
+    )
+
+
+INT4 = _integer("int4", 0, 1)
+INT8 = _integer("int8", 1, 2)
+INT16 = _integer("int16", 2, 4)
+#: E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 (OCP MX 1.0), in units of 1/2.
+MXFP4 = WeightFormat(name="mxfp4", code=3, words=1, steps=1, mantissa_bits=1, max_magnitude=12, unit_exp=-1)
+#: E4M3 without infinities (OCP OFP8), largest 448, in units of 2**-9.
+FP8 = WeightFormat(name="fp8", code=4, words=2, steps=6, mantissa_bits=3, max_magnitude=448 << 9, unit_exp=-9)
+WEIGHT_FORMATS = {fmt.name: fmt for fmt in (INT4, INT8, INT16, MXFP4, FP8)}
+EXPERT_FORMATS = {fmt.name: fmt for fmt in (INT8, INT4, FP8, MXFP4)}
 ROUTER_FORMAT = INT16
+
+#: A bias rides in a block of its own, on four constant activations: 1, 1/4, 1/16, 1/64.
+BIAS_TOPS = (0, -2, -4, -6)
 
 ACT8_MAX = 127  # |INT8 activation|
 ACT8_FRACTION = 6  # MXINT8: element LSB = 2**(X - 6)
@@ -82,6 +137,23 @@ class Scaled:
         return np.where(self.sign, -1.0, 1.0) * np.ldexp(
             self.mag.astype(np.float64), self.top - (MAG_BITS - 1)
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodedMatrix:
+    """Weights as an already quantised checkpoint holds them: value = magnitude * 2**fmt.unit_exp * scale.
+
+    magnitudes : signed integers [rows, columns]; scale : float64 [rows, blocks], a block of 32 each
+    """
+
+    fmt: WeightFormat
+    magnitudes: np.ndarray
+    scale: np.ndarray
+
+    def to_float(self) -> np.ndarray:
+        """Decoded weights, float64 [rows, columns]."""
+        scale = np.repeat(self.scale, BLOCK, axis=1)[:, : self.magnitudes.shape[1]]
+        return np.ldexp(self.magnitudes.astype(np.float64), self.fmt.unit_exp) * scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +245,8 @@ def pad_blocks(a: np.ndarray, fill: int | float = 0) -> np.ndarray:
     return np.pad(a, pad, constant_values=fill).reshape(*a.shape[:-1], blocks, BLOCK)
 
 
-def quantise_weights(
-    w: np.ndarray, fmt: WeightFormat, *, spread: int, floor: int | None = None
-) -> QuantisedMatrix:
-    """Quantise [rows, columns]: per block, scale = max |w| / max magnitude rounded up to bfloat16, and
-    code = RNE(w / scale).
-
-    A block whose scale lies more than ``spread`` octaves below the row's largest (or under the exponent
-    ``floor``) takes the smallest scale allowed there.
-
-    Raises ``ValueError`` on non-finite weights.
-    """
-    blocks = pad_blocks(np.asarray(w, dtype=np.float64))
-    if not np.isfinite(blocks).all():
-        raise ValueError("weights must be finite")
-    ideal = np.abs(blocks).max(axis=2) / fmt.max_magnitude
+def _block_scales(ideal: np.ndarray, *, spread: int, floor: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest allowed bfloat16 scales >= ideal [rows, blocks], as mantissas and exponents."""
     fraction, exponent = np.frexp(ideal)  # ideal = fraction * 2**exponent, fraction in [0.5, 1)
     mant = np.ceil(fraction * 256).astype(np.int64)  # upwards, so that no element saturates
     exp = exponent.astype(np.int64) - 8
@@ -199,8 +258,50 @@ def quantise_weights(
     exp = np.maximum(exp, least)
     if (exp + ROW_EXP_BIAS > 254).any():
         raise ValueError("weights exceed the range of a bfloat16 block scale")
+    return mant, exp
+
+
+def _bias_codes(bias: np.ndarray, scale: np.ndarray, fmt: WeightFormat) -> np.ndarray:
+    """Signed magnitudes [rows, BLOCK] whose sum over the constants of ``BIAS_TOPS`` meets ``bias``."""
+    codes = np.zeros((len(bias), BLOCK))
+    rest = bias / scale
+    for lane, top in enumerate(BIAS_TOPS):
+        codes[:, lane] = fmt.round(np.ldexp(rest, -top))
+        rest = rest - np.ldexp(codes[:, lane], top)
+    return codes
+
+
+def quantise_weights(
+    w: np.ndarray,
+    fmt: WeightFormat,
+    *,
+    spread: int,
+    floor: int | None = None,
+    bias: np.ndarray | None = None,
+    ideal: np.ndarray | None = None,
+) -> QuantisedMatrix:
+    """Quantise [rows, columns]: per block, scale = max |w| / max magnitude rounded up to bfloat16, and
+    magnitude = round(w / scale), to nearest even in the format.
+
+    A block whose scale lies more than ``spread`` octaves below the row's largest (or under the exponent
+    ``floor``) takes the smallest scale allowed there. ``bias`` [rows] appends a block. ``ideal`` [rows,
+    blocks] gives the scales to start from instead (codes of a checkpoint, or a search).
+
+    Raises ``ValueError`` on non-finite weights.
+    """
+    blocks = pad_blocks(np.asarray(w, dtype=np.float64))
+    if not np.isfinite(blocks).all() or (bias is not None and not np.isfinite(bias).all()):
+        raise ValueError("weights must be finite")
+    if ideal is None:
+        ideal = np.abs(blocks).max(axis=2) / fmt.max_magnitude
+    if bias is not None:
+        ideal = np.concatenate([ideal, (np.abs(bias) / fmt.max_magnitude)[:, None]], axis=1)
+    mant, exp = _block_scales(ideal, spread=spread, floor=floor)
     scale = np.ldexp(mant.astype(np.float64), exp)
-    codes = np.clip(np.rint(blocks / scale[:, :, None]), -fmt.max_magnitude, fmt.max_magnitude)
+    codes = fmt.round(blocks / scale[:, : blocks.shape[1], None])
+    if bias is not None:
+        last = _bias_codes(bias.astype(np.float64), scale[:, -1], fmt)
+        codes = np.concatenate([codes, last[:, None]], axis=1)
     row_exp = exp.min(axis=1)
     return QuantisedMatrix(
         fmt=fmt,
@@ -209,6 +310,45 @@ def quantise_weights(
         shift=exp - row_exp[:, None],
         row_exp=row_exp,
         columns=w.shape[1],
+    )
+
+
+def quantise_coded(
+    coded: CodedMatrix, *, spread: int, floor: int | None = None, bias: np.ndarray | None = None
+) -> tuple[QuantisedMatrix, int]:
+    """Keep the codes of a quantised checkpoint; only its scales are rounded, to the nearest bfloat16.
+
+    Returns the matrix and how many blocks lay outside ``spread`` (or under ``floor``) and were rounded anew.
+    """
+    scale = np.ldexp(coded.scale, coded.fmt.unit_exp)
+    fraction, exponent = np.frexp(scale)
+    nearest = np.ldexp(np.rint(fraction * 256), exponent - 8)
+    used = np.abs(pad_blocks(coded.magnitudes)).max(axis=2) > 0
+    # Scales that lie too low are lifted by whole octaves: most codes survive that too.
+    top = np.where(used, exponent, -10000).max(axis=1, keepdims=True)
+    nearest = np.ldexp(nearest, np.clip(top - spread - exponent, 0, 1000))
+    q = quantise_weights(
+        coded.to_float(), coded.fmt, spread=spread, floor=floor, bias=bias, ideal=np.where(used, nearest, 0.0)
+    )
+    given = np.ldexp(q.mant.astype(np.float64), q.shift + q.row_exp[:, None])[:, : scale.shape[1]]
+    codes = q.codes[:, : scale.shape[1]]
+    original = np.ldexp(np.rint(fraction * 256), exponent - 8)
+    exact = codes * given[:, :, None] == pad_blocks(coded.magnitudes) * original[:, :, None]
+    return q, int((used & ~exact.all(axis=2)).sum())
+
+
+def append_bias_block(x: Scaled) -> Scaled:
+    """Blocks [T, blocks, BLOCK] with the constants of ``BIAS_TOPS`` in a block behind them."""
+    lanes = len(BIAS_TOPS)
+    shape = (len(x.mag), 1, BLOCK)
+    top = np.full(shape, TOP_MIN, dtype=np.int64)
+    top[..., :lanes] = BIAS_TOPS
+    mag = np.zeros(shape, dtype=np.int64)
+    mag[..., :lanes] = 1 << (MAG_BITS - 1)
+    return Scaled(
+        sign=np.concatenate([x.sign, np.zeros(shape, dtype=bool)], axis=1),
+        top=np.concatenate([x.top, top], axis=1),
+        mag=np.concatenate([x.mag, mag], axis=1),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
+    ACT8_FRACTION,
     ACT8_MAX,
     ACT16_MAX,
     BLOCK,
@@ -25,6 +26,7 @@ from sw_model.formats import (
     QuantisedMatrix,
     QuantisedVectors,
     Scaled,
+    append_bias_block,
     normalise,
     pack_float32,
     pad_blocks,
@@ -33,12 +35,17 @@ from sw_model.formats import (
     round_shift,
     unpack_float32,
 )
+from sw_model.moe import CLAMPED_ALPHA, Activation, RouterRule
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
-from sw_model.tables import EXP2, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
+from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
 
-LOGIT_FRACTION = 16  # logits are signed Q15.16 in the log2 domain
-LOGIT_MAX = (1 << 31) - 1
+LOGIT_FRACTION = 16  # softmax logits are signed Q15.16 in the log2 domain
+FIXED_MAX = (1 << 31) - 1  # fixed-point numbers have a sign and 31 bits
 ONE = 1 << PROB_FRACTION
+SCALE_FRACTION = 10  # the router's scale is Q6.10
+ALPHA_FRACTION = 16  # the factor inside the sigmoid, Q1.16
+ALPHA = {Activation.SILU: 1 << ALPHA_FRACTION, Activation.CLAMPED: round(CLAMPED_ALPHA * 2**ALPHA_FRACTION)}
+UP_FRACTION = 24  # u + 1 is worked out in Q7.24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +55,12 @@ class Stats:
     tokens: int
     experts_used: int
     nibble_macs: int
+    word_reads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """y [T, H] float32; experts [T, k] by falling logit; weights [T, k] in Q1.16."""
+    """y [T, H] float32; experts [T, k], best first; weights [T, k] with ``PROB_FRACTION`` bits of fraction."""
 
     y: np.ndarray
     experts: np.ndarray
@@ -70,27 +78,49 @@ def gemv(m: QuantisedMatrix, x: QuantisedVectors, act_max: int) -> np.ndarray:
     return a @ w.T
 
 
-def sigmoid(x: Scaled) -> np.ndarray:
-    """sigmoid(x) in Q1.16: |x| truncated to Q4.12, saturated, looked up; 1 - s for negative x."""
-    shift = np.clip(MAG_BITS - 1 - SIGMOID_FRACTION - x.top, 0, MAG_BITS)
-    arg = np.where(x.top >= 4, (1 << SIGMOID.arg_bits) - 1, x.mag >> shift)
+def sigmoid(x: Scaled, alpha: int = 1 << ALPHA_FRACTION) -> np.ndarray:
+    """sigmoid(alpha x) in Q1.24: alpha |x| truncated to Q4.16, saturated, looked up; 1 - s for negative x."""
+    product = x.mag * alpha
+    shift = np.clip(MAG_BITS - 1 + ALPHA_FRACTION - SIGMOID_FRACTION - x.top, 0, 62)
+    arg = np.minimum(product >> shift, (1 << SIGMOID.arg_bits) - 1)
+    arg = np.where(x.top >= 4, (1 << SIGMOID.arg_bits) - 1, arg)
     s = SIGMOID(arg)
-    return np.where(x.sign, ONE - s, s)
+    return np.where(x.sign, (1 << EXP2_FRACTION) - s, s)
 
 
-def swiglu(gate: Scaled, up: Scaled) -> Scaled:
-    """h = (gate * up) * sigmoid(gate), each product rounded to 24 bits."""
-    product = normalise(gate.mag * up.mag, gate.top + up.top - 2 * (MAG_BITS - 1))
-    h = normalise(product.mag * sigmoid(gate), product.top - (MAG_BITS - 1) - PROB_FRACTION)
-    return Scaled(sign=gate.sign ^ up.sign, top=h.top, mag=h.mag)
+def to_prob(q24: np.ndarray) -> np.ndarray:
+    """Q1.24 to Q1.16, rounded to nearest even."""
+    return round_shift(q24, EXP2_FRACTION - PROB_FRACTION)
 
 
-def to_logit(x: Scaled) -> np.ndarray:
-    """Q15.16, rounded to nearest even, saturated symmetrically."""
-    wide = x.mag << 7
-    mag = round_shift(wide, np.clip(14 - x.top, 0, 62))
-    mag = np.where(x.top > 14, LOGIT_MAX, mag)
+def to_fixed(x: Scaled, fraction: int) -> np.ndarray:
+    """Signed fixed point with 31 bits of magnitude, rounded to nearest even, saturated symmetrically."""
+    whole = 31 - fraction
+    mag = round_shift(x.mag << (31 - MAG_BITS), np.clip(whole - 1 - x.top, 0, 62))
+    mag = np.where(x.top > whole - 1, FIXED_MAX, np.minimum(mag, FIXED_MAX))
     return np.where(x.sign, -mag, mag)
+
+
+def clamp(x: Scaled, limit: Scaled, both: bool) -> Scaled:
+    """min(x, limit), and max(x, -limit) too if ``both``; limit > 0."""
+    over = (x.top > limit.top) | ((x.top == limit.top) & (x.mag > limit.mag))
+    over &= True if both else ~x.sign
+    return Scaled(sign=x.sign, top=np.where(over, limit.top, x.top), mag=np.where(over, limit.mag, x.mag))
+
+
+def activate(gate: Scaled, up: Scaled, activation: Activation, limit: float) -> Scaled:
+    """h of gate and up rows: (gate * up) * sigmoid(alpha gate), each product rounded to 24 bits.
+
+    The clamped activation first limits both, and takes up + 1.
+    """
+    if activation is Activation.CLAMPED:
+        most = unpack_float32(np.float32(limit))
+        gate = clamp(gate, most, both=False)
+        up = normalise(to_fixed(clamp(up, most, both=True), UP_FRACTION) + (1 << UP_FRACTION), -UP_FRACTION)
+    product = normalise(gate.mag * up.mag, gate.top + up.top - 2 * (MAG_BITS - 1))
+    s = to_prob(sigmoid(gate, ALPHA[activation]))
+    h = normalise(product.mag * s, product.top - (MAG_BITS - 1) - PROB_FRACTION)
+    return Scaled(sign=gate.sign ^ up.sign, top=h.top, mag=h.mag)
 
 
 def exp2_neg(d: np.ndarray) -> np.ndarray:
@@ -99,16 +129,52 @@ def exp2_neg(d: np.ndarray) -> np.ndarray:
     return np.where(whole < 32, round_shift(EXP2(frac), np.minimum(whole, 32)), 0)
 
 
-def route(logits: np.ndarray, top_k: int, renormalise: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Softmax top-k on Q15.16 log2 logits [T, E]: experts [T, k] (ties to the lowest index), weights Q1.16.
+def choose(choice: np.ndarray, rule: RouterRule) -> np.ndarray:
+    """The k best of [T, E] within the best groups, best first, ties to the lowest index."""
+    if rule.groups > 1:
+        grouped = choice.reshape(len(choice), rule.groups, -1)
+        ranked = -np.sort(-grouped, axis=2)
+        group = ranked[..., 0] if rule.group_score == "max" else ranked[..., 0] + ranked[..., 1]
+        best = np.argsort(-group, axis=1, kind="stable")[:, : rule.top_groups]
+        kept = np.zeros(group.shape, dtype=bool)
+        np.put_along_axis(kept, best, True, axis=1)
+        choice = np.where(kept[:, :, None], grouped, np.iinfo(np.int64).min // 2).reshape(choice.shape)
+    return np.argsort(-choice, axis=1, kind="stable")[:, : rule.top_k]
 
-    w = floor(p * 2**17 / sum, + 1) >> 1, the sum over the chosen experts if ``renormalise``, else over all.
+
+def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Router rows [T, E] to experts [T, k], best first, and their weights (``PROB_FRACTION`` bits of fraction).
+
+    softmax: p = 2**(l - largest l), the choice on l;   sigmoid: p = sigmoid(l), the choice on p + bias
+    w = (floor(p * 2**17 / sum) + 1) >> 1, the sum over the chosen experts if renormalised, else over all
+    (softmax) or 1 (sigmoid); then w * scale, rounded half up.
     """
-    experts = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    p = exp2_neg(logits.max(axis=1, keepdims=True) - logits)
+    if rule.scoring == "softmax":
+        choice = to_fixed(rows, LOGIT_FRACTION)
+        p = exp2_neg(choice.max(axis=1, keepdims=True) - choice)
+        everything = p.sum(axis=1, keepdims=True)
+    else:
+        p = sigmoid(rows)
+        choice = p if selection_bias is None else p + fixed_bias(selection_bias)
+        everything = np.full((len(p), 1), 1 << EXP2_FRACTION)
+    experts = choose(choice, rule)
     chosen = np.take_along_axis(p, experts, axis=1)
-    total = (chosen if renormalise else p).sum(axis=1, keepdims=True)
-    return experts, (((chosen << (PROB_FRACTION + 1)) // total) + 1) >> 1
+    total = chosen.sum(axis=1, keepdims=True) if rule.renormalise else everything
+    weights = (((chosen << (PROB_FRACTION + 1)) // total) + 1) >> 1
+    scale = fixed_scale(rule.scale)
+    return experts, (weights * scale + (1 << (SCALE_FRACTION - 1))) >> SCALE_FRACTION
+
+
+def fixed_bias(bias: np.ndarray) -> np.ndarray:
+    """Selection bias in Q7.24, saturated, as the hardware's table holds it."""
+    return np.clip(np.rint(bias.astype(np.float64) * 2**EXP2_FRACTION), -FIXED_MAX, FIXED_MAX).astype(
+        np.int64
+    )
+
+
+def fixed_scale(scale: float) -> int:
+    """The router's scale in Q6.10."""
+    return round(scale * 2**SCALE_FRACTION)
 
 
 class _Combine:
@@ -157,20 +223,26 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
             for name, fill in (("sign", False), ("top", -126), ("mag", 0))
         }
     )
+    if layer.x_biased:
+        blocks = append_bias_block(blocks)
     token_top = blocks.top.max(axis=(1, 2), initial=-126)
     x8 = quantise_act8(blocks, token_top, spread=config.activation_spread)
     x16 = quantise_act16(blocks, token_top, spread=config.router_spread)
 
-    scores = gemv(layer.router, x16, ACT16_MAX)
+    scores = gemv(layer.router, _select(x16, np.arange(tokens), layer.router.blocks), ACT16_MAX)
     rows = normalise(scores, layer.router.row_exp + x16.base[:, None])
-    logits = to_logit(rows)[:, : layer.n_experts]
-    experts, weights = route(logits, layer.top_k, layer.renormalise)
+    n = layer.n_experts
+    experts, weights = route(
+        Scaled(sign=rows.sign[:, :n], top=rows.top[:, :n], mag=rows.mag[:, :n]),
+        layer.rule,
+        layer.selection_bias,
+    )
 
-    # One entry a slot: (expert, its tokens, their Q1.16 weights).
+    # One entry a slot: (expert, its tokens, their weights).
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
     if layer.shared is not None:
         last = Scaled(sign=rows.sign[:, -1], top=rows.top[:, -1], mag=rows.mag[:, -1])
-        share = sigmoid(last) if layer.shared_gated else np.full(tokens, ONE)
+        share = to_prob(sigmoid(last)) if layer.shared_gated else np.full(tokens, ONE)
         slots.append((layer.shared, np.arange(tokens), share))
     for e in np.unique(experts):
         chosen, rank = np.nonzero(experts == e)
@@ -180,30 +252,49 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     hs = []
     h_top = np.full(tokens, TOP_MIN, dtype=np.int64)
     for expert, chosen, _ in slots:
-        xe = QuantisedVectors(codes=x8.codes[chosen], shift=x8.shift[chosen], base=x8.base[chosen])
+        xe = _select(x8, chosen, expert.gate_up.blocks)
         gu = normalise(gemv(expert.gate_up, xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
         g, u = (Scaled(sign=gu.sign[:, i::2], top=gu.top[:, i::2], mag=gu.mag[:, i::2]) for i in (0, 1))
-        h = swiglu(g, u)
+        h = activate(g, u, layer.activation, layer.limit)
+        h = Scaled(sign=pad_blocks(h.sign, False), top=pad_blocks(h.top, TOP_MIN), mag=pad_blocks(h.mag))
+        if layer.expert_biased:
+            h = append_bias_block(h)
         hs.append(h)
-        h_top[chosen] = np.maximum(h_top[chosen], h.top.max(axis=1))
+        h_top[chosen] = np.maximum(h_top[chosen], h.top.max(axis=(1, 2)))
 
     total = _Combine(tokens, layer.hidden)
     for (expert, chosen, weight), h in zip(slots, hs, strict=True):
-        padded = Scaled(sign=pad_blocks(h.sign, False), top=pad_blocks(h.top, TOP_MIN), mag=pad_blocks(h.mag))
-        h8 = quantise_act8(padded, h_top[chosen], spread=config.activation_spread)
+        h8 = quantise_act8(h, h_top[chosen], spread=config.activation_spread)
         acc = gemv(expert.down, h8, ACT8_MAX)
         total.add(chosen, acc, weight, expert.down.row_exp - layer.down_base)
-    base = h_top - config.activation_spread - 6
+    base = h_top - config.activation_spread - ACT8_FRACTION
     y = total.result((layer.down_base + base - PROB_FRACTION)[:, None])
-    return Result(y=y, experts=experts, weights=weights, stats=_stats(layer, tokens))
+    return Result(y=y, experts=experts, weights=weights, stats=_stats(layer, experts))
 
 
-def _stats(layer: QuantisedLayer, tokens: int) -> Stats:
-    def macs(m: QuantisedMatrix, sets: int = 1) -> int:
-        return m.rows * m.blocks * BLOCK * m.fmt.planes * sets
+def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVectors:
+    """Some tokens, and of them the first blocks (a matrix without biases leaves the constants out)."""
+    return QuantisedVectors(
+        codes=x.codes[tokens, :blocks], shift=x.shift[tokens, :blocks], base=x.base[tokens]
+    )
 
-    expert = [e for e in (layer.experts[0],) * layer.top_k]
+
+def _stats(layer: QuantisedLayer, experts: np.ndarray) -> Stats:
+    def per_row_block(m: QuantisedMatrix) -> int:
+        return m.rows * m.blocks
+
+    def cost(e: QuantisedExpert) -> np.ndarray:
+        parts = [(per_row_block(m), m.fmt) for m in (e.gate_up, e.down)]
+        return np.array([sum(n * f.macs for n, f in parts), sum(n * f.words for n, f in parts)])
+
+    tokens = len(experts)
+    total = (
+        tokens * 2 * per_row_block(layer.router) * np.array([layer.router.fmt.macs, layer.router.fmt.words])
+    )
     if layer.shared is not None:
-        expert.append(layer.shared)
-    per_token = macs(layer.router, 2) + sum(macs(e.gate_up) + macs(e.down) for e in expert)
-    return Stats(tokens=tokens, experts_used=tokens * layer.top_k, nibble_macs=tokens * per_token)
+        total += tokens * cost(layer.shared)
+    for e, count in zip(*np.unique(experts, return_counts=True), strict=True):
+        total += count * cost(layer.experts[e])
+    return Stats(
+        tokens=tokens, experts_used=experts.size, nibble_macs=BLOCK * int(total[0]), word_reads=int(total[1])
+    )

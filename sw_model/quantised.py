@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
-from sw_model.formats import EXPERT_FORMATS, ROUTER_FORMAT, QuantisedMatrix, WeightFormat, quantise_weights
-from sw_model.moe import Expert, MoELayer
+from sw_model.formats import (
+    BLOCK,
+    EXPERT_FORMATS,
+    ROUTER_FORMAT,
+    CodedMatrix,
+    QuantisedMatrix,
+    WeightFormat,
+    quantise_coded,
+    quantise_weights,
+)
+from sw_model.moe import Activation, Expert, MoELayer, RouterRule
+from sw_model.scale_search import Importance, search_scales
+
+#: Take the codes of a checkpoint that is quantised already.
+NATIVE = "native"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertFormats:
+    """Formats of one expert's two matrices, by name; gate and up share one."""
+
+    gate_up: str
+    down: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,25 +46,35 @@ class QuantisedExpert:
     def intermediate(self) -> int:
         return self.down.columns
 
+    @property
+    def formats(self) -> ExpertFormats:
+        return ExpertFormats(gate_up=self.gate_up.fmt.name, down=self.down.fmt.name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedLayer:
     """What the compiler places and the golden model runs.
 
-    ``router`` has the E expert rows scaled by log2(e) (the gate works in the log2 domain) and, where the base
-    expert is gated, one more row for its gate. ``down_base`` is the least row exponent of all down
-    projections: the combine's LSB.
+    ``router`` has the E expert rows (scaled by log2(e) under softmax scoring, which works in the log2 domain)
+    and, where the base expert is gated, one more row for its gate. ``down_base`` is the least row exponent of
+    all down projections: the combine's LSB. ``requantised`` counts blocks of a coded checkpoint whose codes
+    could not be kept, ``scale_error`` is the largest relative rounding of its scales.
     """
 
-    fmt: WeightFormat
     hidden: int
     router: QuantisedMatrix
+    router_biased: bool
+    selection_bias: np.ndarray | None
+    rule: RouterRule
+    activation: Activation
+    limit: float
     experts: tuple[QuantisedExpert, ...]
+    expert_biased: bool
     shared: QuantisedExpert | None
     shared_gated: bool
-    top_k: int
-    renormalise: bool
     down_base: int
+    requantised: int = 0
+    scale_error: float = 0.0
 
     @property
     def n_experts(self) -> int:
@@ -53,70 +85,165 @@ class QuantisedLayer:
         return self.experts[0].intermediate
 
     @property
-    def slots(self) -> int:
-        """Expert results that a token combines."""
-        return self.top_k + (self.shared is not None)
+    def everyone(self) -> tuple[QuantisedExpert, ...]:
+        """The routed experts, then the shared one if there is one."""
+        return self.experts if self.shared is None else (*self.experts, self.shared)
+
+    @property
+    def x_biased(self) -> bool:
+        """Whether tokens carry the block of constants that biases ride on."""
+        return self.router_biased or self.expert_biased
 
 
 def check_fits(layer: MoELayer, config: HardwareConfig) -> None:
     """Raise :class:`ExpertileError` naming the first maximum of ``config`` that ``layer`` exceeds."""
-    shared = layer.shared_intermediate if layer.shared is not None else 0
+    biased = BLOCK if layer.router_bias is not None or layer.experts[0].biased else 0
+    wide = BLOCK if layer.experts[0].biased else 0
     for what, value, key in (
-        ("hidden size", layer.hidden, "max_hidden"),
-        ("expert width", layer.intermediate, "max_intermediate"),
-        ("base expert width", shared, "max_intermediate"),
+        ("hidden size", layer.hidden + biased, "max_hidden"),
+        ("expert width", layer.intermediate + wide, "max_intermediate"),
+        ("base expert width", layer.shared_intermediate, "max_intermediate"),
         ("number of experts", layer.n_experts, "max_experts"),
-        ("experts a token (top-k)", layer.top_k, "max_top_k"),
+        ("experts a token (top-k)", layer.rule.top_k, "max_top_k"),
+        ("number of expert groups", layer.rule.groups, "max_groups"),
     ):
         if value > getattr(config, key):
             raise ExpertileError(
                 f"config {config.name!r}: {what} {value} is over its {key} of {getattr(config, key)}; "
                 f"use a configuration with {key} >= {value}"
             )
+    if layer.hidden < 4:
+        raise ExpertileError(f"hidden size {layer.hidden}: at least 4 is needed")
 
 
-def _interleave(e: Expert) -> np.ndarray:
-    return np.stack([e.gate, e.up], axis=1).reshape(-1, e.gate.shape[1])
+def _interleave(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
-def quantise(layer: MoELayer, fmt: str, config: HardwareConfig) -> QuantisedLayer:
-    """Quantise ``layer`` to ``fmt`` ("int8" or "int4"); the router is always INT16.
+class _Quantiser:
+    """One expert's matrices at a time, counting what a coded checkpoint loses."""
+
+    def __init__(self, config: HardwareConfig) -> None:
+        self.config = config
+        self.requantised = 0
+        self.scale_error = 0.0
+
+    def matrix(
+        self,
+        w: np.ndarray,
+        fmt: WeightFormat,
+        bias: np.ndarray | None,
+        coded: CodedMatrix | None,
+        importance: np.ndarray | None,
+        floor: int | None = None,
+    ) -> QuantisedMatrix:
+        if coded is not None and coded.fmt is fmt:
+            q, lost = quantise_coded(coded, spread=self.config.spread(fmt), floor=floor, bias=bias)
+            self.requantised += lost
+            fraction = np.frexp(coded.scale)[0]
+            error = np.abs(np.rint(fraction * 256) / 256 / np.where(fraction > 0, fraction, 1) - 1)
+            self.scale_error = max(self.scale_error, float(error[fraction > 0].max(initial=0)))
+            return q
+        ideal = search_scales(w, fmt, importance)
+        return quantise_weights(w, fmt, spread=self.config.spread(fmt), floor=floor, bias=bias, ideal=ideal)
+
+    def gate_up(self, e: Expert, fmt: WeightFormat, importance: np.ndarray | None) -> QuantisedMatrix:
+        bias = coded = None
+        if e.gate_bias is not None and e.up_bias is not None:
+            bias = _interleave(e.gate_bias, e.up_bias)
+        if "gate" in e.coded and "up" in e.coded:
+            gate, up = e.coded["gate"], e.coded["up"]
+            coded = CodedMatrix(
+                fmt=gate.fmt,
+                magnitudes=_interleave(gate.magnitudes, up.magnitudes),
+                scale=_interleave(gate.scale, up.scale),
+            )
+        return self.matrix(_interleave(e.gate, e.up), fmt, bias, coded, importance)
+
+    def down(
+        self, e: Expert, fmt: WeightFormat, importance: np.ndarray | None, floor: int | None = None
+    ) -> QuantisedMatrix:
+        return self.matrix(e.down, fmt, e.down_bias, e.coded.get("down"), importance, floor)
+
+
+def formats_of(layer: MoELayer, fmt: str) -> tuple[ExpertFormats, ...]:
+    """The same format for every matrix, or each checkpoint's own (``native``).
+
+    Raises :class:`ExpertileError` for an unknown format, or ``native`` on weights that are not quantised.
+    """
+    if fmt == NATIVE:
+        if not all({"gate", "up", "down"} <= set(e.coded) for e in layer.experts):
+            raise ExpertileError("format 'native': the checkpoint is not quantised; choose a format by name")
+        return tuple(
+            ExpertFormats(
+                gate_up=e.coded["gate"].fmt.name if "gate" in e.coded else "int8",
+                down=e.coded["down"].fmt.name if "down" in e.coded else "int8",
+            )
+            for e in layer.everyone
+        )
+    if fmt not in EXPERT_FORMATS:
+        raise ExpertileError(f"format {fmt!r}: unknown; choose one of {', '.join(EXPERT_FORMATS)}, {NATIVE}")
+    return (ExpertFormats(gate_up=fmt, down=fmt),) * len(layer.everyone)
+
+
+def quantise(
+    layer: MoELayer,
+    fmt: str | Sequence[ExpertFormats],
+    config: HardwareConfig,
+    importance: Sequence[Importance] | None = None,
+) -> QuantisedLayer:
+    """Quantise ``layer``; the router is always INT16.
+
+    Parameters
+    ----------
+    fmt : a format for all ("int8", "int4", "fp8", "mxfp4"), "native", or the formats of every expert (the
+        shared one last)
+    importance : for every expert, how much its columns matter (from calibration); None: all the same
 
     Raises
     ------
     ExpertileError : unknown format, a shape over the configured maxima, non-finite weights
     """
-    if fmt not in EXPERT_FORMATS:
-        raise ExpertileError(f"format {fmt!r}: unknown; choose one of {', '.join(EXPERT_FORMATS)}")
     check_fits(layer, config)
-    wf = EXPERT_FORMATS[fmt]
-    rows = layer.router.astype(np.float64) * math.log2(math.e)
-    gated = layer.shared_gate is not None
+    formats = formats_of(layer, fmt) if isinstance(fmt, str) else tuple(fmt)
+    if len(formats) != len(layer.everyone):
+        raise ExpertileError(f"{len(formats)} formats for {len(layer.everyone)} experts")
+    matters = importance or (Importance(),) * len(formats)
+
+    factor = math.log2(math.e) if layer.rule.scoring == "softmax" else 1.0
+    rows = layer.router.astype(np.float64) * factor
+    bias = None if layer.router_bias is None else layer.router_bias.astype(np.float64) * factor
     if layer.shared_gate is not None:
         rows = np.concatenate([rows, layer.shared_gate.astype(np.float64)[None]])
-    everyone = [*layer.experts, *([layer.shared] if layer.shared is not None else [])]
-    spread = config.weight_spread
+        bias = None if bias is None else np.append(bias, 0.0)
+    work = _Quantiser(config)
+    jobs = list(zip(layer.everyone, formats, matters, strict=True))
     try:
-        router = quantise_weights(rows, ROUTER_FORMAT, spread=config.router_spread)
-        gate_ups = [quantise_weights(_interleave(e), wf, spread=spread) for e in everyone]
-        downs = [quantise_weights(e.down, wf, spread=spread) for e in everyone]
+        router = quantise_weights(rows, ROUTER_FORMAT, spread=config.router_spread, bias=bias)
+        gate_ups = [work.gate_up(e, EXPERT_FORMATS[f.gate_up], i.gate_up) for e, f, i in jobs]
+        downs = [work.down(e, EXPERT_FORMATS[f.down], i.down) for e, f, i in jobs]
         # One LSB serves the whole combine: lift the rows that lie too far below the layer's largest.
         floor = int(max(d.row_exp.max() for d in downs)) - config.down_spread
         downs = [
-            d if d.row_exp.min() >= floor else quantise_weights(e.down, wf, spread=spread, floor=floor)
-            for d, e in zip(downs, everyone, strict=True)
+            d if d.row_exp.min() >= floor else work.down(e, EXPERT_FORMATS[f.down], i.down, floor)
+            for d, (e, f, i) in zip(downs, jobs, strict=True)
         ]
     except ValueError as e:
         raise ExpertileError(f"quantiser: {e}") from None
     experts = [QuantisedExpert(gate_up=g, down=d) for g, d in zip(gate_ups, downs, strict=True)]
     return QuantisedLayer(
-        fmt=wf,
         hidden=layer.hidden,
         router=router,
+        router_biased=layer.router_bias is not None,
+        selection_bias=layer.selection_bias,
+        rule=layer.rule,
+        activation=layer.activation,
+        limit=layer.limit,
         experts=tuple(experts[: layer.n_experts]),
+        expert_biased=layer.experts[0].biased,
         shared=experts[-1] if layer.shared is not None else None,
-        shared_gated=gated,
-        top_k=layer.top_k,
-        renormalise=layer.renormalise,
+        shared_gated=layer.shared_gate is not None,
         down_base=int(min(d.row_exp.min() for d in downs)),
+        requantised=work.requantised,
+        scale_error=work.scale_error,
     )

@@ -1,11 +1,6 @@
 """The MoE layer in float64, straight from the checkpoint's own rule: what the integers are measured against.
 
-    p = softmax(W x)                 over the E experts
-    S = the k largest p              ties to the lowest index
-    w = p[S], divided by its sum if the checkpoint renormalises
-    y = sum_e w_e * E_e(x)  +  sigmoid(g . x) * Base(x)        E(x) = down(silu(gate x) * up x)
-
-This module shares no code with the golden model, on purpose.
+The equations are those of :mod:`sw_model.moe`. This module shares no code with the golden model, on purpose.
 """
 
 from __future__ import annotations
@@ -14,46 +9,82 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sw_model.moe import Expert, MoELayer
+from sw_model.moe import CLAMPED_ALPHA, Activation, Expert, MoELayer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """y [T, H] float64; experts [T, k] by falling weight; weights [T, k]."""
+    """y [T, H] float64; experts [T, k] by falling choice score; weights [T, k]; margin [T]: by how much the
+    last chosen expert beats the first one left out (inf if none is)."""
 
     y: np.ndarray
     experts: np.ndarray
     weights: np.ndarray
+    margin: np.ndarray
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
-def _expert(e: Expert, x: np.ndarray) -> np.ndarray:
-    gate = x @ e.gate.astype(np.float64).T
-    up = x @ e.up.astype(np.float64).T
-    return (gate * _sigmoid(gate) * up) @ e.down.astype(np.float64).T
+def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    y = x @ weight.astype(np.float64).T
+    return y if bias is None else y + bias.astype(np.float64)
+
+
+def _expert(layer: MoELayer, e: Expert, x: np.ndarray) -> np.ndarray:
+    gate = _linear(x, e.gate, e.gate_bias)
+    up = _linear(x, e.up, e.up_bias)
+    if layer.activation is Activation.CLAMPED:
+        gate = np.minimum(gate, layer.limit)
+        up = np.clip(up, -layer.limit, layer.limit) + 1.0
+        h = gate * _sigmoid(CLAMPED_ALPHA * gate) * up
+    else:
+        h = gate * _sigmoid(gate) * up
+    return _linear(h, e.down, e.down_bias)
+
+
+def route(layer: MoELayer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """experts [T, k], weights [T, k], margin [T] for float64 tokens ``x``."""
+    rule = layer.rule
+    logits = _linear(x, layer.router, layer.router_bias)
+    if rule.scoring == "sigmoid":
+        scores = _sigmoid(logits)
+    else:
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    choice = scores if layer.selection_bias is None else scores + layer.selection_bias.astype(np.float64)
+    if rule.groups > 1:
+        grouped = choice.reshape(len(x), rule.groups, -1)
+        ranked = -np.sort(-grouped, axis=2)
+        group = ranked[..., 0] if rule.group_score == "max" else ranked[..., :2].sum(axis=2)
+        best = np.argsort(-group, axis=1, kind="stable")[:, : rule.top_groups]
+        kept = np.zeros_like(group, dtype=bool)
+        np.put_along_axis(kept, best, True, axis=1)
+        choice = np.where(kept[:, :, None], grouped, -np.inf).reshape(choice.shape)
+    order = np.argsort(-choice, axis=1, kind="stable")
+    experts = order[:, : rule.top_k]
+    weights = np.take_along_axis(scores, experts, axis=1)
+    if rule.renormalise:
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    ranked = np.take_along_axis(choice, order, axis=1)
+    following = ranked[:, rule.top_k] if rule.top_k < layer.n_experts else np.full(len(x), -np.inf)
+    return experts, weights * rule.scale, ranked[:, rule.top_k - 1] - following
 
 
 def run(layer: MoELayer, x: np.ndarray) -> Result:
     """Compute y for tokens ``x`` [T, H]."""
     x = x.astype(np.float64)
-    logits = x @ layer.router.astype(np.float64).T
-    probs = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs /= probs.sum(axis=1, keepdims=True)
-    experts = np.argsort(-logits, axis=1, kind="stable")[:, : layer.top_k]
-    weights = np.take_along_axis(probs, experts, axis=1)
-    if layer.renormalise:
-        weights = weights / weights.sum(axis=1, keepdims=True)
-
+    experts, weights, margin = route(layer, x)
     y = np.zeros_like(x)
     if layer.shared is not None:
-        gate = (
-            1.0 if layer.shared_gate is None else _sigmoid(x @ layer.shared_gate.astype(np.float64))[:, None]
+        shared = _expert(layer, layer.shared, x)
+        y += (
+            shared
+            if layer.shared_gate is None
+            else shared * _sigmoid(_linear(x, layer.shared_gate[None], None))
         )
-        y += gate * _expert(layer.shared, x)
     for e in np.unique(experts):
         tokens, rank = np.nonzero(experts == e)
-        y[tokens] += weights[tokens, rank][:, None] * _expert(layer.experts[e], x[tokens])
-    return Result(y=y, experts=experts, weights=weights)
+        y[tokens] += weights[tokens, rank][:, None] * _expert(layer, layer.experts[e], x[tokens])
+    return Result(y=y, experts=experts, weights=weights, margin=margin)

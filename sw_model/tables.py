@@ -2,7 +2,7 @@
 
     f(i + u / 2**frac_bits)  ~=  base[i] + ((slope[i] * u + 2**(frac_bits - 1)) >> frac_bits)
 
-``SIGMOID``: |x| in Q4.12 (0 .. 16) to Q1.16, 128 segments; negative x through sigmoid(-x) = 1 - sigmoid(x).
+``SIGMOID``: |x| in Q4.16 (0 .. 16) to Q1.24, 256 segments; negative x through sigmoid(-x) = 1 - sigmoid(x).
 ``EXP2``: 2**-f for f in Q0.16 (0 .. 1) to Q1.24, 64 segments.
 """
 
@@ -59,16 +59,17 @@ def _table(
     return LinearTable(name, tuple(knots[:-1]), slopes, frac_bits)
 
 
-SIGMOID_FRACTION = 12  # argument Q4.12
-PROB_FRACTION = 16  # result Q1.16, also the format of routing weights
-EXP2_FRACTION = 24  # result Q1.24
+SIGMOID_FRACTION = 16  # argument Q4.16
+PROB_FRACTION = 16  # fraction bits of a routing weight
+WEIGHT_BITS = PROB_FRACTION + 7  # routing weights reach 64
+EXP2_FRACTION = 24  # results of both tables, Q1.24
 
 SIGMOID = _table(
     "sigmoid",
     lambda x: 1 / (1 + (-x).exp()),
     span=16,
-    segments=128,
-    frac_bits=9,
-    out_frac=PROB_FRACTION,
+    segments=256,
+    frac_bits=12,
+    out_frac=EXP2_FRACTION,
 )
 EXP2 = _table("exp2", lambda f: Decimal(2) ** -f, span=1, segments=64, frac_bits=10, out_frac=EXP2_FRACTION)

@@ -1,15 +1,51 @@
 """The compute-in-memory macro: an SRAM of weight words that multiplies where it stores."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import wiring
+from amaranth.hdl import Array as Choice
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import enum, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sw_model.formats import ACT8_MAX, BLOCK, NIBBLE
+from sw_model.formats import ACT8_MAX, BLOCK, FP8, MXFP4, NIBBLE, WEIGHT_FORMATS
 
-__all__ = ["Macro"]
+__all__ = ["FORMATS", "Decode", "Macro"]
 
 WORD_BITS = BLOCK * NIBBLE
+
+
+class Decode(enum.Enum, shape=2):
+    """How a macro turns stored nibbles into signed digits."""
+
+    INTEGER = 0
+    MXFP4 = 1
+    FP8 = 2
+
+
+#: Steps, stored words and decoding of every weight format, by its code.
+FORMATS = {
+    fmt.code: (fmt.steps, fmt.words, {MXFP4: Decode.MXFP4, FP8: Decode.FP8}.get(fmt, Decode.INTEGER))
+    for fmt in WEIGHT_FORMATS.values()
+}
+
+
+def _digit(step: Value, decode: Value, first: Value, nibble: Value, kept: Value) -> Value:
+    """Signed digit of one lane in this step."""
+    sign = Mux(first, nibble[-1], kept[-1])
+    integer = Cat(nibble[:-1], nibble[-1] & ~first)
+    small = Choice(C(int(MXFP4.decode(c)), NIBBLE) for c in range(8))[nibble[:-1]]
+    # FP8: nibble n of significand << (exponent - 1), n = steps - 1 - step.
+    exponent = Cat(nibble[-1], kept[:-1])
+    significand = Cat(nibble[:-1], exponent.any())
+    place = Mux(exponent.any(), exponent - 1, 0)[:NIBBLE]
+    window = Cat(C(0, NIBBLE), significand, C(0, NIBBLE))  # slide a nibble over it
+    offset = (
+        NIBBLE * (FP8.steps - 1) - (step << 2)
+    ) - place  # lowest bit of the nibble, from the significand's
+    outside = (offset >= NIBBLE) | (offset <= -NIBBLE)
+    slid = (window >> (offset + NIBBLE)[:4])[:NIBBLE]
+    large = Mux(outside | first, 0, slid)
+    magnitude = Mux(decode == Decode.FP8, large, Mux(decode == Decode.MXFP4, small, integer))
+    return Mux(sign, -magnitude, magnitude)
 
 
 class Macro(wiring.Component):
@@ -17,8 +53,13 @@ class Macro(wiring.Component):
 
         sum = sum_i  sign_i * nibble_i * act_i        i = 0 .. 31
 
-    A weight of several planes is stored most significant plane first; that plane's nibble is
-    {sign, magnitude[2:0]}, and the macro keeps its signs for the planes that follow.
+    A weight is stored in one or more nibbles, the first of which is {sign, top of the code}; the macro keeps
+    the first nibbles of a block for the steps that follow. Step by step, most significant nibble of the
+    magnitude first, it multiplies
+
+        integers   the magnitude's nibbles as they are stored
+        MXFP4      the magnitude (0 .. 12, in halves) of the three-bit code
+        FP8        nothing in step 0, which reads half the code; then five nibbles of (8 + m) << (e - 1)
 
     Parameters
     ----------
@@ -27,9 +68,9 @@ class Macro(wiring.Component):
 
     Members
     -------
-    read_addr, read_en : the word to multiply, at cycle t
-    first_plane : at cycle t + ACT_DELAY: this word is a first plane
-    act : 32 signed bytes, at cycle t + ACT_DELAY
+    read_addr, read_en : the word to multiply, at cycle t; without read_en the last word stays
+    step, decode : step of the block and how its words are decoded (:class:`Decode`), at t + DECODE_AT
+    act : 32 signed bytes, at cycle t + ACT_AT
     sum : signed, at cycle t + LATENCY
     write_addr, write_data, write_en : load a word. A word must not be read in the cycle in which it is
         written (the memory has no collision logic); the host loads weights that no running pass uses.
@@ -38,8 +79,9 @@ class Macro(wiring.Component):
     largest sum.
     """
 
-    ACT_DELAY = 2
-    LATENCY = ACT_DELAY + 3
+    DECODE_AT = 2
+    ACT_AT = DECODE_AT + 1
+    LATENCY = ACT_AT + 3
     # The low byte of a 16-bit activation reaches -128.
     SUM_BITS = (BLOCK * (ACT8_MAX + 1) * ((1 << NIBBLE) - 1)).bit_length() + 1
 
@@ -53,7 +95,8 @@ class Macro(wiring.Component):
             {
                 "read_addr": In(address),
                 "read_en": In(1),
-                "first_plane": In(1),
+                "step": In(3),
+                "decode": In(Decode),
                 "act": In(8 * BLOCK),
                 "sum": Out(signed(self.SUM_BITS)),
                 "write_addr": In(address),
@@ -78,16 +121,17 @@ class Macro(wiring.Component):
         word = Signal(WORD_BITS, reset_less=True)  # the block RAM's output register
         m.d.sync += word.eq(read.data)
 
-        signs = Signal(BLOCK, reset_less=True)
+        first = Signal()
+        m.d.comb += first.eq(self.step == 0)
+        kept = Signal(WORD_BITS, reset_less=True)  # first nibbles of the block
+        with m.If(first):
+            m.d.sync += kept.eq(word)
+
         products = []
         for i in range(BLOCK):
-            nibble = word[NIBBLE * i : NIBBLE * (i + 1)]
-            sign = Mux(self.first_plane, nibble[-1], signs[i])
-            magnitude = Cat(nibble[:-1], nibble[-1] & ~self.first_plane)
-            digit = Signal(signed(NIBBLE + 1), name=f"digit{i}")
-            m.d.comb += digit.eq(Mux(sign, -magnitude, magnitude))
-            with m.If(self.first_plane):
-                m.d.sync += signs[i].eq(nibble[-1])
+            lane = slice(NIBBLE * i, NIBBLE * (i + 1))
+            digit = Signal(signed(NIBBLE + 1), name=f"digit{i}", reset_less=True)
+            m.d.sync += digit.eq(_digit(self.step, self.decode, first, word[lane], kept[lane]))
             product = Signal(signed(NIBBLE + 8), name=f"product{i}", reset_less=True)
             m.d.sync += product.eq(digit * self.act[8 * i : 8 * (i + 1)].as_signed())
             products.append(product)

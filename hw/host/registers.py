@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from sw_model.compiler import Flag
+
 __all__ = [
     "COUNTERS",
     "ID_VALUE",
@@ -50,7 +52,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_01_00_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_00_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -93,25 +95,26 @@ _LAYER = (
     ("SHARED_INTERMEDIATE", 16, "Width of the base expert, in elements."),
     ("EXPERTS", 16, "Number of routed experts E."),
     ("TOP_K", 8, "Routed experts a token."),
-    ("FLAGS", 3, "Rules of the layer."),
-    ("PLANES", 3, "Nibble planes of an expert weight: 1 for INT4, 2 for INT8."),
+    ("GROUPS", 8, "Groups of experts; 1: the choice is not limited to groups."),
+    ("TOP_GROUPS", 8, "Groups that experts are chosen from."),
+    ("ROUTER_SCALE", 16, "Factor on every routing weight, Q6.10."),
+    ("FLAGS", 8, "Rules of the layer."),
+    ("LIMIT", 32, "Limit of the clamped activation, binary32."),
     ("DOWN_BASE", 8, "Least row exponent of all down projections, plus 134."),
-    ("SHARED_WORD", 32, "Word address of the base expert's gate_up."),
-    ("SHARED_SCALE", 32, "Scale address of the base expert's gate_up."),
-    ("SHARED_DOWN_WORD", 32, "Word address of the base expert's down."),
-    ("SHARED_DOWN_SCALE", 32, "Scale address of the base expert's down."),
-    ("EXPERT_WORD", 32, "Word address of expert 0's gate_up."),
-    ("EXPERT_SCALE", 32, "Scale address of expert 0's gate_up."),
-    ("EXPERT_DOWN_WORD", 32, "Word address of expert 0's down."),
-    ("EXPERT_DOWN_SCALE", 32, "Scale address of expert 0's down."),
-    ("EXPERT_WORD_STRIDE", 32, "Words from one expert to the next."),
-    ("EXPERT_SCALE_STRIDE", 32, "Scale entries from one expert to the next."),
 )
 
-_FLAG_FIELDS = (
-    Field("renormalise", 0, 1, "Divide the chosen experts' weights by their sum."),
-    Field("shared", 1, 1, "The layer has a base (shared) expert."),
-    Field("shared_gated", 2, 1, "The base expert is weighted by sigmoid(g . x), g the last router row."),
+_FLAG_DOCS = {
+    Flag.RENORMALISE: "Divide the chosen experts' weights by their sum.",
+    Flag.SHARED: "The layer has a base (shared) expert.",
+    Flag.SHARED_GATED: "The base expert is weighted by sigmoid(g . x), g the last router row.",
+    Flag.SIGMOID: "Sigmoid scores (and the selection bias) instead of softmax.",
+    Flag.TOP2_GROUPS: "A group's score is the sum of its two largest, instead of its largest.",
+    Flag.ROUTER_BIASED: "Router rows end in a bias block.",
+    Flag.EXPERT_BIASED: "Expert rows end in a bias block.",
+    Flag.CLAMPED: "The clamped activation of gpt_oss instead of SwiGLU.",
+}
+_FLAG_FIELDS = tuple(
+    Field(flag.name.lower(), flag.bit_length() - 1, 1, doc) for flag, doc in _FLAG_DOCS.items()
 )
 
 # name, doc
@@ -121,7 +124,8 @@ _COUNTED = (
     ("ACTIVE_CYCLES", "Cycles in which the array reads macro words (one nibble pass of every tile)."),
     ("TOKENS", "Tokens finished."),
     ("EXPERTS_USED", "Routed experts run, over all tokens."),
-    ("WORD_READS", "Macro words read for matrix rows (32 nibble MACs each), over all tiles."),
+    ("WORD_READS", "Macro words read for matrix rows, over all tiles."),
+    ("NIBBLE_PASSES", "Words multiplied (32 nibble MACs each) for matrix rows, over all tiles."),
 )
 
 COUNTERS = tuple(name for name, _ in _COUNTED)

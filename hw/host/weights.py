@@ -4,20 +4,20 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sw_model.compiler import KIND_SCALES
-from sw_model.formats import SCALE_BITS
+from sw_model.compiler import Kind
 
 __all__ = ["WeightLoader"]
 
 
 class WeightLoader(wiring.Component):
-    """A packet is a header beat (tile [15:0], kind [16], start address [63:32]), then data up to ``last``.
+    """A packet is a header beat (tile [15:0], kind [17:16], start address [63:32]), then data up to ``last``.
 
-    Kind 0: a macro word a beat. Kind 1: four scale entries a beat, one in the low bits of each 32-bit lane.
+    Kinds (:class:`sw_model.compiler.Kind`): a macro word or a context a beat; scale entries or selection
+    biases four a beat, one in each 32-bit lane, lowest first.
 
-    Members: ``i`` stream of {data 128, last}; to the array, registered: ``tile``, ``addr``,
-    ``word``/``word_en``, ``scale``/``scale_en``.
-    Throughput: a word a cycle, or a scale entry a cycle.
+    Members: ``i`` stream of {data 128, last}; registered: ``tile``, ``addr``, ``word`` and ``lane`` (the data),
+    and an enable for each kind.
+    Throughput: a beat a cycle, or a lane a cycle.
     """
 
     def __init__(self) -> None:
@@ -28,24 +28,33 @@ class WeightLoader(wiring.Component):
                 "addr": Out(32),
                 "word": Out(128),
                 "word_en": Out(1),
-                "scale": Out(SCALE_BITS),
+                "context_en": Out(1),
+                "lane": Out(32),
                 "scale_en": Out(1),
+                "bias_en": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         beat = self.i.payload
-        scales, lane = Signal(), Signal(2)
+        kind, lane = Signal(2), Signal(2)
+        narrow = (kind == Kind.SCALES) | (kind == Kind.BIASES)
         following = Signal(32)
         write = Signal()
-        m.d.sync += [self.word_en.eq(write & ~scales), self.scale_en.eq(write & scales)]
+        enables = {
+            Kind.WORDS: self.word_en,
+            Kind.SCALES: self.scale_en,
+            Kind.CONTEXTS: self.context_en,
+            Kind.BIASES: self.bias_en,
+        }
+        m.d.sync += [enable.eq(write & (kind == k)) for k, enable in enables.items()]
         with m.If(write):
             m.d.sync += [
                 self.addr.eq(following),
                 following.eq(following + 1),
                 self.word.eq(beat.data),
-                self.scale.eq(beat.data.word_select(lane, 32)),
+                self.lane.eq(beat.data.word_select(lane, 32)),
             ]
         with m.FSM():
             with m.State("HEADER"):
@@ -54,13 +63,13 @@ class WeightLoader(wiring.Component):
                 with m.If(self.i.valid):
                     m.d.sync += [
                         self.tile.eq(beat.data[:16]),
-                        scales.eq(beat.data[16] == KIND_SCALES),
+                        kind.eq(beat.data[16:18]),
                         following.eq(beat.data[32:64]),
                     ]
                     with m.If(~beat.last):
                         m.next = "DATA"
             with m.State("DATA"):
-                m.d.comb += [write.eq(self.i.valid), self.i.ready.eq(~scales | (lane == 3))]
+                m.d.comb += [write.eq(self.i.valid), self.i.ready.eq(~narrow | (lane == 3))]
                 with m.If(self.i.valid):
                     m.d.sync += lane.eq(lane + 1)
                     with m.If(self.i.ready & beat.last):

@@ -1,5 +1,6 @@
 """Block quantiser: a token's numbers to INT8 (and INT16) blocks with power-of-two exponents."""
 
+from amaranth.hdl import Array as Choice
 from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -11,6 +12,7 @@ from sw_model.formats import (
     ACT8_MAX,
     ACT16_FRACTION,
     ACT16_LOW_BITS,
+    BIAS_TOPS,
     BLOCK,
     MAG_BITS,
     SHIFT_BITS,
@@ -57,6 +59,7 @@ class BlockQuantiser(wiring.Component):
     Members
     -------
     i : stream of {number SCALED, last (of a vector), end (of the token, together with last)}
+    constants : append the block that biases ride on to every vector
     grant : the place where the codes go is free
     code, code_valid : one element a cycle, blocks in the order they came; see :func:`code_layout`
     token_top : largest top of the token being given out
@@ -79,6 +82,7 @@ class BlockQuantiser(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(data.StructLayout({"number": SCALED, "last": 1, "end": 1}))),
+                "constants": In(1),
                 "grant": In(1),
                 "code": Out(code_layout(blocks)),
                 "code_valid": Out(1),
@@ -103,7 +107,7 @@ class BlockQuantiser(wiring.Component):
         at_block_end = lane.all()
         block_top = Signal(signed(TOP_BITS), init=self._floor)
         token_top = Signal(signed(TOP_BITS), init=self._floor)
-        ending = Signal()
+        ending, constant = Signal(), Signal()
 
         number = Signal(SCALED)
         store = Signal()
@@ -134,17 +138,30 @@ class BlockQuantiser(wiring.Component):
                     store.eq(self.i.valid),
                 ]
                 with m.If(self.i.valid & self.i.payload.last):
-                    m.d.sync += ending.eq(self.i.payload.end)
-                    with m.If(~at_block_end):
+                    m.d.sync += [ending.eq(self.i.payload.end), constant.eq(self.constants)]
+                    with m.If(~at_block_end | self.constants):
                         m.next = "FILL"
                     with m.Elif(self.i.payload.end):
                         m.next = "WAIT"
+                    with m.If(at_block_end & self.constants):
+                        m.next = "CONSTANTS"
             with m.State("FILL"):
                 m.d.comb += [number.top.eq(self._floor), store.eq(1)]
                 with m.If(at_block_end):
                     m.next = "COLLECT"
                     with m.If(ending):
                         m.next = "WAIT"
+                    with m.If(constant):
+                        m.next = "CONSTANTS"
+            with m.State("CONSTANTS"):
+                m.d.comb += [
+                    number.top.eq(Choice(C(top, signed(TOP_BITS)) for top in BIAS_TOPS)[lane[:2]]),
+                    number.mag.eq(1 << (MAG_BITS - 1)),
+                    store.eq(1),
+                ]
+                with m.If(lane == len(BIAS_TOPS) - 1):
+                    m.d.sync += constant.eq(0)
+                    m.next = "FILL"
             with m.State("WAIT"):
                 with m.If(self.grant):
                     m.d.sync += [count.eq(address), address.eq(0), self.token_top.eq(token_top)]

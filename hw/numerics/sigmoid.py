@@ -1,4 +1,4 @@
-"""sigmoid of an unpacked number, Q1.16."""
+"""sigmoid of an unpacked number, Q1.24."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
@@ -7,44 +7,51 @@ from amaranth.lib.wiring import In, Out
 from hw.numerics.scaled import SCALED
 from hw.numerics.table import Table
 from sw_model.formats import MAG_BITS
-from sw_model.tables import PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
+from sw_model.golden import ALPHA_FRACTION
+from sw_model.tables import EXP2_FRACTION, SIGMOID, SIGMOID_FRACTION
 
 __all__ = ["Sigmoid"]
 
 
 class Sigmoid(wiring.Component):
-    """y = 1 / (1 + exp(-x)): |x| truncated to Q4.12 and saturated, looked up, mirrored for negative x.
+    """y = 1 / (1 + exp(-alpha x)): alpha |x| truncated to Q4.16 and saturated, looked up, mirrored for x < 0.
 
     Members
     -------
     move : the pipeline advances
     x : SCALED
-    y : Q1.16 (17 bits, 0 .. 65536)
+    alpha : Q1.16
+    y : Q1.24 (25 bits)
 
     Latency: ``LATENCY`` moves. Equals :func:`sw_model.golden.sigmoid`.
     """
 
-    LATENCY = 2 + Table.LATENCY
+    LATENCY = 3 + Table.LATENCY
 
     def __init__(self) -> None:
-        super().__init__({"move": In(1), "x": In(SCALED), "y": Out(PROB_FRACTION + 1)})
+        super().__init__(
+            {"move": In(1), "x": In(SCALED), "alpha": In(ALPHA_FRACTION + 1), "y": Out(EXP2_FRACTION + 1)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.table = table = Table(SIGMOID)
         whole = SIGMOID.arg_bits - SIGMOID_FRACTION
-        least = MAG_BITS - 1 - SIGMOID_FRACTION - (whole - 1)  # shift of the largest number in range
-        most = least + SIGMOID.arg_bits
-        shift = Signal(range(most + 1))
-        m.d.comb += shift.eq(
-            Mux(self.x.top < whole - 1 - SIGMOID.arg_bits, most, MAG_BITS - 1 - SIGMOID_FRACTION - self.x.top)
-        )
-        negative = Signal(Table.LATENCY + 1)
+        unit = MAG_BITS - 1 + ALPHA_FRACTION - SIGMOID_FRACTION  # shift of a number with top 0
+        most = MAG_BITS + ALPHA_FRACTION + 1
+        product = Signal(MAG_BITS + ALPHA_FRACTION + 1, reset_less=True)
+        shift = Signal(range(most + 1), reset_less=True)
+        over = Signal(reset_less=True)
+        moved = Signal.like(product)
+        negative = Signal(Table.LATENCY + 2)
+        m.d.comb += [moved.eq(product >> shift), table.move.eq(self.move)]
         with m.If(self.move):
             m.d.sync += [
-                table.arg.eq(Mux(self.x.top >= whole, (1 << SIGMOID.arg_bits) - 1, self.x.mag >> shift)),
+                product.eq(self.x.mag * self.alpha),
+                shift.eq(Mux(self.x.top < unit - most, most, unit - self.x.top)),
+                over.eq(self.x.top >= whole),
+                table.arg.eq(Mux(over | moved[SIGMOID.arg_bits :].any(), (1 << SIGMOID.arg_bits) - 1, moved)),
                 negative.eq(Cat(self.x.sign, negative[:-1])),
-                self.y.eq(Mux(negative[-1], (1 << PROB_FRACTION) - table.y, table.y)),
+                self.y.eq(Mux(negative[-1], (1 << EXP2_FRACTION) - table.y, table.y)),
             ]
-        m.d.comb += table.move.eq(self.move)
         return m

@@ -1,7 +1,8 @@
 """Piecewise linear function table, contents from :mod:`sw_model.tables`."""
 
-from amaranth.hdl import Array, C, Module, Signal, signed
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from sw_model.tables import LinearTable
@@ -35,18 +36,16 @@ class Table(wiring.Component):
         m = Module()
         t = self._table
         slope_bits = max(abs(s) for s in t.slope).bit_length() + 1
-        bases = Array(C(b, t.out_bits) for b in t.base)
-        slopes = Array(C(s, signed(slope_bits)) for s in t.slope)
-
-        index = self.arg[t.frac_bits :]
-        base = Signal(t.out_bits, reset_less=True)
-        slope = Signal(signed(slope_bits), reset_less=True)
+        entry = data.StructLayout({"base": t.out_bits, "slope": signed(slope_bits)})
+        segments = [{"base": b, "slope": s} for b, s in zip(t.base, t.slope, strict=True)]
+        m.submodules.rom = rom = Memory(shape=entry, depth=len(segments), init=segments)
+        segment = rom.read_port()
         fraction = Signal(t.frac_bits, reset_less=True)
+        half = 1 << (t.frac_bits - 1)
+        m.d.comb += [segment.addr.eq(self.arg[t.frac_bits :]), segment.en.eq(self.move)]
         with m.If(self.move):
             m.d.sync += [
-                base.eq(bases[index]),
-                slope.eq(slopes[index]),
                 fraction.eq(self.arg[: t.frac_bits]),
-                self.y.eq(base + ((slope * fraction + (1 << (t.frac_bits - 1))) >> t.frac_bits)),
+                self.y.eq(segment.data.base + ((segment.data.slope * fraction + half) >> t.frac_bits)),
             ]
         return m

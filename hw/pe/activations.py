@@ -30,7 +30,7 @@ class ActivationBuffer(wiring.Component):
     act, shift : the block, at cycle t + ``LATENCY``
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, *, blocks: int, banks: int, sets: tuple[str, ...]) -> None:
         if not sets or set(sets) - set(_SHIFTS):
@@ -96,5 +96,11 @@ class ActivationBuffer(wiring.Component):
             shifts.append(shift_read.data + extra)
         last = len(blocks) - 1
         select = Mux(read_set > last, last, read_set)
-        m.d.sync += [self.act.eq(Array(blocks)[select]), self.shift.eq(Array(shifts)[select])]
+        act, shift = Signal.like(self.act, reset_less=True), Signal.like(self.shift, reset_less=True)
+        m.d.sync += [
+            act.eq(Array(blocks)[select]),
+            shift.eq(Array(shifts)[select]),
+            self.act.eq(act),
+            self.shift.eq(shift),
+        ]
         return m

@@ -7,11 +7,12 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.cim.macro import Decode
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
-from sw_model.formats import ROW_EXP_BITS, SCALE_BITS, SHIFT_BITS, TOP_BITS
-from sw_model.tables import PROB_FRACTION
+from sw_model.formats import ROW_EXP_BITS, SHIFT_BITS, TOP_BITS
+from sw_model.tables import WEIGHT_BITS
 
 __all__ = ["Kind", "PassInfo", "PeArray", "row_layout"]
 
@@ -31,7 +32,7 @@ PassInfo = data.StructLayout(
         "kind": Kind,
         "rows": 16,
         "base": signed(TOP_BITS + 1),
-        "weight": PROB_FRACTION + 1,
+        "weight": WEIGHT_BITS,
         "first": 1,
         "final": 1,
         "end": 1,
@@ -64,7 +65,8 @@ class PeArray(wiring.Component):
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
     act, act_shift : the block for ``step``, ``Tile.ACT_AT`` cycles later
     o : stream of rows (:func:`row_layout`)
-    active : a macro word is read in every tile; ``active_rows``: of how many tiles it is a row of the matrix
+    active : every tile computes; ``active_rows``: of how many tiles it is a row of the matrix; ``reads``,
+        ``computes``: a word is read, a nibble is multiplied
     load : weight loading: tile, address, a word or a scale entry
 
     Latency: ``Tile.LATENCY`` + 3 from a row's last word to its first result. Throughput: a word a cycle and
@@ -93,11 +95,13 @@ class PeArray(wiring.Component):
                 "o": Out(stream.Signature(row_layout(config))),
                 "active": Out(1),
                 "active_rows": Out(range(config.tiles + 1)),
+                "reads": Out(1),
+                "computes": Out(1),
                 "load_tile": In(tile_bits),
                 "load_addr": In(32),
                 "load_word": In(128),
                 "load_word_en": In(1),
-                "load_scale": In(SCALE_BITS),
+                "load_scale": In(32),
                 "load_scale_en": In(1),
             }
         )
@@ -117,6 +121,8 @@ class PeArray(wiring.Component):
             self.step_valid.eq(sequencer.o_valid),
             self.active.eq(sequencer.o_valid),
             self.active_rows.eq(sequencer.o.rows),
+            self.reads.eq(sequencer.o_valid & sequencer.o.read),
+            self.computes.eq(sequencer.o_valid & sequencer.o.compute),
         ]
 
         # One shared delay line times the tiles' controls.
@@ -124,7 +130,7 @@ class PeArray(wiring.Component):
 
         def delayed(value: Signal, cycles: int) -> Signal:
             for _ in range(cycles):
-                later = Signal.like(value, name=f"{value.name}_d")
+                later = Signal.like(value, name="delayed")
                 m.d.sync += later.eq(value)
                 value = later
             return value
@@ -134,11 +140,13 @@ class PeArray(wiring.Component):
             m.d.comb += now.eq(expression)
             return delayed(now, cycles)
 
-        first_plane = flag(step.first_plane, Tile.ACT_AT, "first_plane")
-        start_block = flag(step.first_plane, Tile.BLOCK_AT, "start_block")
-        add = flag(valid & step.last_plane, Tile.ADD_AT, "add")
+        decoding = Signal(data.StructLayout({"step": 3, "decode": Decode}))
+        m.d.comb += [decoding.step.eq(step.step), decoding.decode.eq(step.decode)]
+        decoding = delayed(decoding, Tile.DECODE_AT)
+        start_block = flag(step.step == 0, Tile.BLOCK_AT, "start_block")
+        add = flag(valid & step.last_step, Tile.ADD_AT, "add")
         start_row = flag(step.first_block, Tile.ADD_AT, "start_row")
-        row_done = flag(valid & step.last_plane & step.last_block, Tile.LATENCY, "row_done")
+        row_done = flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done")
         scale_now = Signal.like(step.scale, name="scale_now")
         m.d.comb += scale_now.eq(step.scale)
         scale_addr = delayed(scale_now, Tile.SCALE_AT)
@@ -151,9 +159,10 @@ class PeArray(wiring.Component):
             mine = self.load_tile == t
             m.d.comb += [
                 tile.word_addr.eq(step.word),
-                tile.word_en.eq(valid),
+                tile.word_en.eq(valid & step.read),
                 tile.act.eq(self.act),
-                tile.first_plane.eq(first_plane),
+                tile.step.eq(decoding.step),
+                tile.decode.eq(decoding.decode),
                 tile.scale_addr.eq(scale_addr),
                 tile.start_block.eq(start_block),
                 tile.act_shift.eq(act_shift),

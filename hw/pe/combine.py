@@ -9,7 +9,7 @@ from hw.numerics.float32 import EXP_BITS, Float32Pack
 from hw.pe.array import row_layout
 from sw_model.config import HardwareConfig
 from sw_model.formats import ROW_EXP_BITS
-from sw_model.tables import PROB_FRACTION
+from sw_model.tables import PROB_FRACTION, WEIGHT_BITS
 
 __all__ = ["Combine"]
 
@@ -58,7 +58,7 @@ class Combine(wiring.Component):
 
         tag = data.StructLayout({"index": 16, "first": 1, "final": 1, "last": 1, "exp": signed(EXP_BITS)})
         tags = [Signal(tag, name=f"tag{i}") for i in range(2)]
-        product = Signal(signed(config.acc_bits + PROB_FRACTION + 1), reset_less=True)
+        product = Signal(signed(config.acc_bits + WEIGHT_BITS), reset_less=True)
         shift = Signal(range(config.down_spread + 1), reset_less=True)
         aligned = Signal(signed(width), reset_less=True)
         total = Signal(signed(width))

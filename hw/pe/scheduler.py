@@ -1,13 +1,14 @@
 """Scheduler: the way of a token, as a sequence of passes on the array."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.host.registers import LAYER_WIDTHS
 from hw.pe.array import Kind, PassInfo
+from hw.pe.contexts import CONTEXT
 from hw.pe.sequencer import pass_layout
-from sw_model.compiler import FLAG_SHARED, FLAG_SHARED_GATED
+from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.formats import (
     ACT8_FRACTION,
@@ -34,6 +35,7 @@ class Scheduler(wiring.Component):
     enable : take tokens
     x_ready, x_top : a quantised token waits in a bank; its largest exponent
     x_bank, x_release : the bank in use; it may be filled again (one cycle)
+    context_addr, context : to and from the :class:`~hw.pe.contexts.ContextTable`
     route, route_done, route_ack : from and to the :class:`~hw.router.router.Router`
     h_block_done, h_top : a block of h has been quantised (one cycle); the token's largest h exponent
     o : stream of passes for the :class:`~hw.pe.array.PeArray`
@@ -53,6 +55,8 @@ class Scheduler(wiring.Component):
                 "x_top": In(data.ArrayLayout(signed(TOP_BITS), 2)),
                 "x_bank": Out(1),
                 "x_release": Out(1),
+                "context_addr": Out((config.max_experts).bit_length()),
+                "context": In(CONTEXT),
                 "route": In(route_layout),
                 "route_done": In(1),
                 "route_ack": Out(1),
@@ -67,18 +71,21 @@ class Scheduler(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, layer = self._config, self.layer
-        shared = (layer.FLAGS & FLAG_SHARED).any()
-        gated = (layer.FLAGS & FLAG_SHARED_GATED).any()
         job, info = self.o.payload.job, self.o.payload.info
 
-        def blocks(elements: Signal) -> Signal:
-            return (elements + (BLOCK - 1)) >> (BLOCK - 1).bit_length()
+        def flag(which: Flag) -> Value:
+            return (layer.FLAGS & which).any()
 
+        def blocks(elements: Value, biased: Value) -> Value:
+            return ((elements + (BLOCK - 1)) >> (BLOCK - 1).bit_length()) + biased
+
+        shared = flag(Flag.SHARED)
+        biased = flag(Flag.EXPERT_BIASED)
         rank = Signal(range(config.max_top_k + 1))
         last_rank = rank == layer.TOP_K - 1
         expert = Array(self.route.expert[j] for j in range(config.max_top_k))[rank]
         weight = Array(self.route.weight[j] for j in range(config.max_top_k))[rank]
-        word_offset, scale_offset = Signal(len(job.word)), Signal(len(job.scale))
+        base_context = config.max_experts
         h_at, h_have = Signal(16), Signal(16)  # first block of the slot's h; blocks quantised so far
         with m.If(self.h_block_done):
             m.d.sync += h_have.eq(h_have + 1)
@@ -88,12 +95,13 @@ class Scheduler(wiring.Component):
         base16 = x_top - (config.router_spread + ACT16_FRACTION + ROW_EXP_BIAS)
         base_h = self.h_top - (config.activation_spread + ACT8_FRACTION + ROW_EXP_BIAS)
 
-        def gate_up(word: Signal, scale: Signal, width: Signal, end: Signal) -> list:
+        def gate_up(width: Value, end: Value | int) -> list:
             return [
-                job.word.eq(word),
-                job.scale.eq(scale),
-                job.blocks.eq(blocks(layer.HIDDEN)),
-                job.planes.eq(layer.PLANES),
+                self.o.valid.eq(1),
+                job.word.eq(self.context.gate_up.word),
+                job.scale.eq(self.context.gate_up.scale),
+                job.format.eq(self.context.gate_up.format),
+                job.blocks.eq(blocks(layer.HIDDEN, biased)),
                 job.bank.eq(self.x_bank),
                 info.kind.eq(Kind.GATE_UP),
                 info.rows.eq(width << 1),
@@ -101,14 +109,13 @@ class Scheduler(wiring.Component):
                 info.end.eq(end),
             ]
 
-        def down(
-            word: Signal, scale: Signal, width: Signal, weight: Signal, first: Signal, final: Signal
-        ) -> list:
+        def down(width: Value, weight: Value, first: Value | int, final: Value | int) -> list:
             return [
-                job.word.eq(word),
-                job.scale.eq(scale),
-                job.blocks.eq(blocks(width)),
-                job.planes.eq(layer.PLANES),
+                self.o.valid.eq(h_have >= h_at + blocks(width, biased)),
+                job.word.eq(self.context.down.word),
+                job.scale.eq(self.context.down.scale),
+                job.format.eq(self.context.down.format),
+                job.blocks.eq(blocks(width, biased)),
                 job.from_h.eq(1),
                 job.act.eq(h_at),
                 info.kind.eq(Kind.DOWN),
@@ -119,7 +126,7 @@ class Scheduler(wiring.Component):
                 info.final.eq(final),
             ]
 
-        m.d.comb += [job.rows.eq(info.rows), self.busy.eq(1)]
+        m.d.comb += [job.rows.eq(info.rows), self.busy.eq(1), self.context_addr.eq(expert)]
         issued = self.o.valid & self.o.ready
         with m.FSM():
             with m.State("IDLE"):
@@ -130,82 +137,56 @@ class Scheduler(wiring.Component):
             with m.State("ROUTER"):
                 m.d.comb += [
                     self.o.valid.eq(1),
-                    job.blocks.eq(blocks(layer.HIDDEN)),
-                    job.planes.eq(ROUTER_FORMAT.planes),
+                    job.format.eq(ROUTER_FORMAT.code),
+                    job.blocks.eq(blocks(layer.HIDDEN, flag(Flag.ROUTER_BIASED))),
                     job.wide.eq(1),
                     job.bank.eq(self.x_bank),
                     info.kind.eq(Kind.ROUTER),
-                    info.rows.eq(layer.EXPERTS + gated),
+                    info.rows.eq(layer.EXPERTS + flag(Flag.SHARED_GATED)),
                     info.base.eq(base16),
+                    self.context_addr.eq(base_context),
                 ]
                 with m.If(issued):
                     m.next = "ROUTE"
                     with m.If(shared):
                         m.next = "SHARED_UP"
             with m.State("SHARED_UP"):
-                m.d.comb += self.o.valid.eq(1)
-                m.d.comb += gate_up(layer.SHARED_WORD, layer.SHARED_SCALE, layer.SHARED_INTERMEDIATE, 0)
+                m.d.comb += gate_up(layer.SHARED_INTERMEDIATE, 0)
+                m.d.comb += self.context_addr.eq(base_context)
                 with m.If(issued):
                     m.next = "ROUTE"
             with m.State("ROUTE"):
                 with m.If(self.route_done):
-                    m.next = "UP_ADDRESS"
-            with m.State("UP_ADDRESS"):
-                m.d.sync += [
-                    word_offset.eq(expert * layer.EXPERT_WORD_STRIDE),
-                    scale_offset.eq(expert * layer.EXPERT_SCALE_STRIDE),
-                ]
+                    m.next = "UP_CONTEXT"
+            with m.State("UP_CONTEXT"):
                 m.next = "UP"
             with m.State("UP"):
-                m.d.comb += self.o.valid.eq(1)
-                m.d.comb += gate_up(
-                    layer.EXPERT_WORD + word_offset,
-                    layer.EXPERT_SCALE + scale_offset,
-                    layer.INTERMEDIATE,
-                    last_rank,
-                )
+                m.d.comb += gate_up(layer.INTERMEDIATE, last_rank)
                 with m.If(issued):
                     m.d.comb += self.expert_used.eq(1)
                     m.d.sync += rank.eq(rank + 1)
-                    m.next = "UP_ADDRESS"
+                    m.next = "UP_CONTEXT"
                     with m.If(last_rank):
                         m.d.sync += rank.eq(0)
-                        m.next = "DOWN_ADDRESS"
+                        m.next = "DOWN_CONTEXT"
                         with m.If(shared):
-                            m.next = "SHARED_DOWN"
+                            m.next = "SHARED_DOWN_CONTEXT"
+            with m.State("SHARED_DOWN_CONTEXT"):
+                m.d.comb += self.context_addr.eq(base_context)
+                m.next = "SHARED_DOWN"
             with m.State("SHARED_DOWN"):
-                width = blocks(layer.SHARED_INTERMEDIATE)
-                m.d.comb += self.o.valid.eq(h_have >= width)
-                m.d.comb += down(
-                    layer.SHARED_DOWN_WORD,
-                    layer.SHARED_DOWN_SCALE,
-                    layer.SHARED_INTERMEDIATE,
-                    self.route.shared,
-                    1,
-                    0,
-                )
+                m.d.comb += down(layer.SHARED_INTERMEDIATE, self.route.shared, 1, 0)
+                m.d.comb += self.context_addr.eq(base_context)
                 with m.If(issued):
-                    m.d.sync += h_at.eq(width)
-                    m.next = "DOWN_ADDRESS"
-            with m.State("DOWN_ADDRESS"):
-                m.d.sync += [
-                    word_offset.eq(expert * layer.EXPERT_WORD_STRIDE),
-                    scale_offset.eq(expert * layer.EXPERT_SCALE_STRIDE),
-                ]
+                    m.d.sync += h_at.eq(h_at + blocks(layer.SHARED_INTERMEDIATE, biased))
+                    m.next = "DOWN_CONTEXT"
+            with m.State("DOWN_CONTEXT"):
                 m.next = "DOWN"
             with m.State("DOWN"):
-                m.d.comb += self.o.valid.eq(h_have >= h_at + blocks(layer.INTERMEDIATE))
-                m.d.comb += down(
-                    layer.EXPERT_DOWN_WORD + word_offset,
-                    layer.EXPERT_DOWN_SCALE + scale_offset,
-                    layer.INTERMEDIATE,
-                    weight,
-                    ~shared & (rank == 0),
-                    last_rank,
-                )
+                m.d.comb += down(layer.INTERMEDIATE, weight, ~shared & (rank == 0), last_rank)
                 with m.If(issued):
-                    m.d.sync += [h_at.eq(h_at + blocks(layer.INTERMEDIATE)), rank.eq(rank + 1)]
-                    m.next = "DOWN_ADDRESS"
+                    m.d.sync += [h_at.eq(h_at + blocks(layer.INTERMEDIATE, biased)), rank.eq(rank + 1)]
+                    m.next = "DOWN_CONTEXT"
                     with m.If(last_rank):
                         m.d.comb += [self.x_release.eq(1), self.route_ack.eq(1)]
                         m.d.sync += self.x_bank.eq(~self.x_bank)

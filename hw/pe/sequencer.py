@@ -4,13 +4,14 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.cim.macro import FORMATS, Decode
 from sw_model.config import HardwareConfig
 
 __all__ = ["Sequencer", "pass_layout", "step_layout"]
 
 
 def pass_layout(config: HardwareConfig) -> data.StructLayout:
-    """A pass: a matrix of ``rows`` rows x ``blocks`` blocks of ``planes`` words.
+    """A pass: a matrix of ``rows`` rows x ``blocks`` blocks in format ``format``.
 
     from_h : activations are the h of an expert (else those of the token)
     wide : INT16 activations, that is the blocks twice, high bytes then low bytes
@@ -21,7 +22,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "scale": (config.scales - 1).bit_length(),
             "rows": 16,
             "blocks": 16,
-            "planes": 3,
+            "format": 3,
             "from_h": 1,
             "wide": 1,
             "bank": 1,
@@ -31,8 +32,9 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def step_layout(config: HardwareConfig) -> data.StructLayout:
-    """One array cycle; first/last flags delimit planes of a block and blocks of a row.
+    """One array cycle; first/last flags delimit steps of a block and blocks of a row.
 
+    read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
     rows : tiles that work on a row of the matrix (the others on padding)
     """
     return data.StructLayout(
@@ -43,8 +45,11 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "bank": 1,
             "set": 2,
             "act": 16,
-            "first_plane": 1,
-            "last_plane": 1,
+            "step": 3,
+            "decode": Decode,
+            "read": 1,
+            "compute": 1,
+            "last_step": 1,
             "first_block": 1,
             "last_block": 1,
             "rows": range(config.tiles + 1),
@@ -53,7 +58,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 class Sequencer(wiring.Component):
-    """Loops row slot (a row in every tile), byte set, block, plane, from the outside in.
+    """Loops row slot (a row in every tile), byte set, block, step, from the outside in.
 
     Members
     -------
@@ -81,21 +86,29 @@ class Sequencer(wiring.Component):
         m = Module()
         job = Signal(pass_layout(self._config))
         running = Signal()
-        left, block, plane = Signal(16), Signal(16), Signal(3)  # rows left; counters
+        left, block, step_index = Signal(16), Signal(16), Signal(3)  # rows left; counters
         low = Signal()
         word, row_word = Signal.like(job.word), Signal.like(job.word)
         scale, row_scale = Signal.like(job.scale), Signal.like(job.scale)
 
-        last_plane, last_block, last_set, last_slot = (Signal(name=f"last_{n}") for n in ("p", "b", "s", "r"))
+        steps, words, decode = Signal(3), Signal(3), Signal(Decode)
+        with m.Switch(job.format):
+            for code, (n_steps, n_words, how) in FORMATS.items():
+                with m.Case(code):
+                    m.d.comb += [steps.eq(n_steps), words.eq(n_words), decode.eq(how)]
+        read = Signal()
+        m.d.comb += read.eq(step_index < words)
+
+        last_step, last_block, last_set, last_slot = (Signal(name=f"last_{n}") for n in ("p", "b", "s", "r"))
         new_slot, step, finish = Signal(), Signal(), Signal()
         m.d.comb += [
-            last_plane.eq(plane == job.planes - 1),
+            last_step.eq(step_index == steps - 1),
             last_block.eq(block == job.blocks - 1),
             last_set.eq(low == job.wide),
             last_slot.eq(left <= self._config.tiles),
-            new_slot.eq((plane == 0) & (block == 0) & ~low),
+            new_slot.eq((step_index == 0) & (block == 0) & ~low),
             step.eq(running & (~new_slot | self.credit)),
-            finish.eq(step & last_plane & last_block & last_set & last_slot),
+            finish.eq(step & last_step & last_block & last_set & last_slot),
             self.start.eq(step & new_slot),
             self.i.ready.eq(~running | finish),
         ]
@@ -107,16 +120,19 @@ class Sequencer(wiring.Component):
             self.o.bank.eq(job.bank),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
-            self.o.first_plane.eq(plane == 0),
-            self.o.last_plane.eq(last_plane),
+            self.o.step.eq(step_index),
+            self.o.decode.eq(decode),
+            self.o.read.eq(read),
+            self.o.compute.eq((decode != Decode.FP8) | (step_index != 0)),
+            self.o.last_step.eq(last_step),
             self.o.first_block.eq((block == 0) & ~low),
             self.o.last_block.eq(last_block & last_set),
             self.o.rows.eq(Mux(last_slot, left, self._config.tiles)),
         ]
         with m.If(step):
-            m.d.sync += [plane.eq(plane + 1), word.eq(word + 1)]
-            with m.If(last_plane):
-                m.d.sync += [plane.eq(0), block.eq(block + 1), scale.eq(scale + 1)]
+            m.d.sync += [step_index.eq(step_index + 1), word.eq(word + read)]
+            with m.If(last_step):
+                m.d.sync += [step_index.eq(0), block.eq(block + 1), scale.eq(scale + 1)]
                 with m.If(last_block):
                     m.d.sync += block.eq(0)
                     with m.If(~last_set):  # the same weights again, with the low bytes
@@ -125,7 +141,7 @@ class Sequencer(wiring.Component):
                         m.d.sync += [
                             low.eq(0),
                             left.eq(left - self._config.tiles),
-                            row_word.eq(word + 1),
+                            row_word.eq(word + read),
                             row_scale.eq(scale + 1),
                         ]
         with m.If(finish):
@@ -137,7 +153,7 @@ class Sequencer(wiring.Component):
                 running.eq(1),
                 left.eq(p.rows),
                 block.eq(0),
-                plane.eq(0),
+                step_index.eq(0),
                 low.eq(0),
                 word.eq(p.word),
                 row_word.eq(p.word),

@@ -10,25 +10,27 @@ from hw.numerics.normalise import Normalise
 from hw.numerics.scaled import SCALED, round_even
 from hw.numerics.sigmoid import Sigmoid
 from sw_model.formats import MAG_BITS, TOP_BITS
-from sw_model.tables import PROB_FRACTION
+from sw_model.golden import ALPHA_FRACTION
+from sw_model.tables import EXP2_FRACTION, PROB_FRACTION
 
 __all__ = ["SwiGlu"]
 
 
 class SwiGlu(wiring.Component):
-    """h = (gate * up) * sigmoid(gate), each product rounded to 24 bits.
+    """h = (gate * up) * sigmoid(alpha gate), each product rounded to 24 bits.
 
     Members
     -------
     i : stream of {number, user}; gate, up, gate, up, ...; the up item's user bits go on
     o : stream of {number, user}
+    alpha : Q1.16, steady
 
     Parameters
     ----------
     user : bits that accompany a result
 
     Latency: ``LATENCY`` from an up item. Throughput: one pair in two cycles, as they come.
-    Equals :func:`sw_model.golden.swiglu`.
+    Equals the products of :func:`sw_model.golden.activate`.
     """
 
     _FRONT = 1 + Sigmoid.LATENCY + 1  # pair, sigmoid, last product
@@ -37,7 +39,13 @@ class SwiGlu(wiring.Component):
     def __init__(self, user: int = 2) -> None:
         self._user = user
         layout = data.StructLayout({"number": SCALED, "user": user})
-        super().__init__({"i": In(stream.Signature(layout)), "o": Out(stream.Signature(layout))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(layout)),
+                "o": Out(stream.Signature(layout)),
+                "alpha": In(ALPHA_FRACTION + 1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -51,6 +59,7 @@ class SwiGlu(wiring.Component):
             move.eq(~normalise.i.valid | normalise.i.ready),
             self.i.ready.eq(move),
             sigmoid.move.eq(move),
+            sigmoid.alpha.eq(self.alpha),
         ]
         second = Signal()
         gate = Signal(SCALED)
@@ -99,7 +108,8 @@ class SwiGlu(wiring.Component):
             ]
             for line in (mag, top, sign):
                 m.d.sync += [b.eq(a) for a, b in pairwise(line)]
-            magnitude = mag[-1] * sigmoid.y
+            share = round_even(sigmoid.y, EXP2_FRACTION - PROB_FRACTION)[: PROB_FRACTION + 1]
+            magnitude = mag[-1] * share
             m.d.sync += [
                 normalise.i.payload.value.eq(Mux(sign[-1], -magnitude, magnitude)),
                 normalise.i.payload.exp.eq(top[-1] - (MAG_BITS - 1) - PROB_FRACTION),

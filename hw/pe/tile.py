@@ -5,9 +5,18 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.cim.macro import WORD_BITS, Macro
+from hw.cim.macro import WORD_BITS, Decode, Macro
 from sw_model.config import HardwareConfig
-from sw_model.formats import MANT_BITS, NIBBLE, ROUTER_FORMAT, ROW_EXP_BITS, SCALE_BITS, SHIFT_BITS
+from sw_model.formats import (
+    ACT8_MAX,
+    BLOCK,
+    MANT_BITS,
+    NIBBLE,
+    ROW_EXP_BITS,
+    SCALE_BITS,
+    SHIFT_BITS,
+    WEIGHT_FORMATS,
+)
 
 __all__ = ["Tile"]
 
@@ -15,7 +24,7 @@ __all__ = ["Tile"]
 class Tile(wiring.Component):
     """One matrix row at a time, exact:
 
-        acc = sum over blocks of ( sum over planes of 16**p * macro sum ) * mant << (scale shift + act shift)
+        acc = sum over blocks of ( macro sums of the block's steps, in base 16 ) * mant << (scale shift + act shift)
 
     Parameters
     ----------
@@ -25,9 +34,10 @@ class Tile(wiring.Component):
     Members (times relative to the cycle t of ``word_addr``)
     -------
     word_addr, word_en : t
-    act, first_plane : t + ``ACT_AT``
+    step, decode : t + ``DECODE_AT``
+    act : t + ``ACT_AT``
     scale_addr : t + ``SCALE_AT``
-    start_block : t + ``BLOCK_AT``: this plane is the block's first
+    start_block : t + ``BLOCK_AT``: this step is the block's first
     act_shift : t + ``SHIFT_AT``
     add, start_row : t + ``ADD_AT``: the block is whole; it is the row's first
     acc, row_exp : t + ``LATENCY``, the row's value after its last block: acc * 2**(row_exp - ROW_EXP_BIAS)
@@ -36,7 +46,8 @@ class Tile(wiring.Component):
     Throughput: a macro word a cycle. Nothing rounds or saturates; widths from ``config.acc_bound``.
     """
 
-    ACT_AT = Macro.ACT_DELAY
+    DECODE_AT = Macro.DECODE_AT
+    ACT_AT = Macro.ACT_AT
     BLOCK_AT = Macro.LATENCY
     SCALE_AT = BLOCK_AT + 1 - 2  # two cycles of scale memory, to meet the finished block sum
     SHIFT_AT = BLOCK_AT + 2
@@ -56,7 +67,8 @@ class Tile(wiring.Component):
                 "word_addr": In(word_address),
                 "word_en": In(1),
                 "act": In(256),
-                "first_plane": In(1),
+                "step": In(3),
+                "decode": In(Decode),
                 "scale_addr": In(scale_address),
                 "start_block": In(1),
                 "act_shift": In(SHIFT_BITS),
@@ -80,7 +92,8 @@ class Tile(wiring.Component):
             macro.read_addr.eq(self.word_addr),
             macro.read_en.eq(self.word_en),
             macro.act.eq(self.act),
-            macro.first_plane.eq(self.first_plane),
+            macro.step.eq(self.step),
+            macro.decode.eq(self.decode),
             macro.write_addr.eq(self.load_word_addr),
             macro.write_data.eq(self.load_word),
             macro.write_en.eq(self.load_word_en),
@@ -99,8 +112,9 @@ class Tile(wiring.Component):
         ]
         m.d.sync += scale.eq(read.data)
 
-        # Planes, most significant first (Horner).
-        block_bits = Macro.SUM_BITS + NIBBLE * (ROUTER_FORMAT.planes - 1)
+        # Steps, most significant nibble first (Horner).
+        most = max(f.max_magnitude for f in WEIGHT_FORMATS.values())
+        block_bits = (BLOCK * (ACT8_MAX + 1) * most).bit_length() + 1
         block = Signal(signed(block_bits), reset_less=True)
         m.d.sync += block.eq(Mux(self.start_block, 0, block << NIBBLE) + macro.sum)
 

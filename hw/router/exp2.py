@@ -2,13 +2,13 @@
 
 from itertools import pairwise
 
-from amaranth.hdl import C, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.numerics.fixed import FIXED_BITS
 from hw.numerics.scaled import round_even, shift_right_sticky
 from hw.numerics.table import Table
-from hw.router.scores import LOGIT_BITS
 from sw_model.golden import LOGIT_FRACTION
 from sw_model.tables import EXP2
 
@@ -26,7 +26,7 @@ class Exp2(wiring.Component):
     LIMIT = 32
 
     def __init__(self) -> None:
-        super().__init__({"d": In(LOGIT_BITS), "y": Out(EXP2.out_bits)})
+        super().__init__({"d": In(FIXED_BITS), "y": Out(EXP2.out_bits)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -34,15 +34,10 @@ class Exp2(wiring.Component):
         whole = self.d[LOGIT_FRACTION:]
         m.d.comb += [table.move.eq(1), table.arg.eq(self.d[:LOGIT_FRACTION])]
         shift = [Signal(range(self.LIMIT + 1), name=f"shift{i}") for i in range(Table.LATENCY)]
+        value = round_even(shift_right_sticky(table.y, shift[-1], self.LIMIT), 2)
         m.d.sync += [
             shift[0].eq(Mux(whole > self.LIMIT - 1, self.LIMIT, whole)),
             *[b.eq(a) for a, b in pairwise(shift)],
-            self.y.eq(
-                Mux(
-                    shift[-1] == self.LIMIT,
-                    C(0),
-                    round_even(shift_right_sticky(table.y, shift[-1], self.LIMIT), 2),
-                )
-            ),
+            self.y.eq(Mux(shift[-1] == self.LIMIT, 0, value)),
         ]
         return m
