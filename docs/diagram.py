@@ -22,9 +22,10 @@ BLOCKS = [
     ("quantiser", "sw_model/quantised.py", 3.0, 8.1, 2.3, 0.9, MODEL),
     ("compiler", "sw_model/compiler.py", 5.9, 8.1, 2.3, 0.9, MODEL),
     ("golden model", "sw_model/golden.py", 9.2, 8.1, 2.3, 0.9, MODEL),
-    ("weights, registers", "hw/host", 5.9, 6.2, 2.3, 0.9, HOST),
+    ("weights, registers", "hw/host/", 5.9, 6.2, 2.3, 0.9, HOST),
     ("quantise", "hw/numerics/quantiser.py", 0.2, 4.0, 2.3, 0.9, LOGIC),
     ("activation buffer", "hw/pe/activations.py", 3.0, 4.0, 2.3, 0.9, LOGIC),
+    ("scheduler", "hw/pe/scheduler.py", 0.2, 5.2, 2.3, 0.9, LOGIC),
     ("sequencer", "hw/pe/sequencer.py", 3.0, 5.2, 2.3, 0.9, LOGIC),
     ("normalise", "hw/numerics/normalise.py", 6.2, 1.5, 2.3, 0.9, LOGIC),
     ("top-k, softmax", "hw/router/router.py", 0.2, 1.5, 2.3, 0.9, LOGIC),
@@ -41,18 +42,20 @@ ARROWS = [
     ([(7.05, 8.1), (7.05, 7.1)], "weight image", (7.15, 7.55)),
     ([(10.35, 8.1), (10.35, 7.35)], "every bit\nequal", (10.45, 7.75)),
     ([(7.05, 6.2), (7.05, 5.6)], "", None),
-    ([(-0.8, 4.45), (0.2, 4.45)], "x", (-0.75, 4.62)),
+    ([(-1.0, 4.45), (0.2, 4.45)], "x", (-0.95, 4.62)),
     ([(2.5, 4.45), (3.0, 4.45)], "", None),
     ([(5.3, 4.45), (5.9, 4.45)], "", None),
+    ([(0.2, 1.95), (-0.15, 1.95), (-0.15, 5.65), (0.2, 5.65)], "experts", (-0.05, 2.75)),
+    ([(2.5, 5.65), (3.0, 5.65)], "", None),
     ([(5.3, 5.4), (5.9, 5.4)], "", None),
     ([(7.35, 3.0), (7.35, 2.4)], "rows", (7.45, 2.7)),
     ([(6.2, 1.95), (5.3, 1.95)], "gate, up", (5.38, 2.08)),
     ([(10.35, 3.0), (10.35, 2.4)], "rows of down", (10.45, 2.7)),
     ([(10.35, 1.5), (10.35, 1.0)], "", None),
-    ([(9.2, 0.55), (-0.8, 0.55)], "y", (-0.75, 0.72)),
+    ([(9.2, 0.55), (-1.0, 0.55)], "y", (-0.95, 0.72)),
     ([(4.15, 2.4), (4.15, 3.2), (1.35, 3.2), (1.35, 4.0)], "h", (4.25, 2.8)),
     ([(7.35, 1.5), (7.35, 1.2), (1.7, 1.2), (1.7, 1.5)], "router's rows", (5.4, 1.33)),
-    ([(0.9, 1.5), (0.9, 0.87), (8.85, 0.87), (8.85, 1.95), (9.2, 1.95)], "experts and weights", (5.4, 1.0)),
+    ([(0.9, 1.5), (0.9, 0.87), (8.85, 0.87), (8.85, 1.95), (9.2, 1.95)], "weights", (5.4, 1.0)),
 ]
 
 
@@ -103,10 +106,10 @@ def array(axes):
 def draw(path: Path) -> None:
     """Write the picture; the ending of ``path`` chooses SVG or PNG."""
     figure, axes = plt.subplots(figsize=(11, 8.4))
-    axes.set_xlim(-0.9, 11.9)
+    axes.set_xlim(-1.1, 11.9)
     axes.set_ylim(-0.4, 9.5)
     axes.set_axis_off()
-    rounded(axes, -0.1, -0.2, 11.9, 7.55, "#fbfbfb", lw=0.8, ec=GREY, ls="--")
+    rounded(axes, -0.4, -0.2, 12.2, 7.55, "#fbfbfb", lw=0.8, ec=GREY, ls="--")
     style = {"fontsize": 9, "color": GREY, "style": "italic", "va": "center"}
     axes.text(0.2, 9.3, "once a checkpoint: Python", **style)
     axes.text(0.2, 7.05, "for each token: hardware", **style)
