@@ -38,9 +38,8 @@ verilog: $(READY)  ## build/verilog/expertile.v and its description
 fpga: $(READY)   ## bitstream and report for the ULX3S-85F
 	@$(BIN)/expertile fpga --board ulx3s_85f $(if $(CONFIG),--config $(CONFIG)) -o build/fpga
 
-bench: $(READY)  ## speed and accuracy of the shipped model, build/bench.json
-	@mkdir -p build
-	@$(BIN)/expertile bench --json build/bench.json
+bench: $(READY)   ## speed of a layer of the shipped model, build/bench.json and .md
+	@$(BIN)/expertile bench $(if $(CONFIG),--config $(CONFIG)) -o build
 
 model: $(READY)  ## train models/base anew (needs the [train] extra: installs torch)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[train]'

@@ -36,8 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(arguments, standalone_mode=False) or 0
     except (ExpertileError, typer.exceptions.TyperException, Mismatch) as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if not isinstance(error, Mismatch):  # a simulator's own words keep their lines
+            message = " ".join(message.split())
         if message:  # empty where help was shown instead
-            print("error:", " ".join(message.split()), file=sys.stderr)
+            print("error:", message, file=sys.stderr)
         code = 1 if isinstance(error, Mismatch) else 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)

@@ -89,20 +89,21 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
 def table(title: str, rows: Mapping[str, Any]) -> None:
     """Print names and values; values of None are left out, floats are rounded to be read."""
     grid = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
-    grid.add_column(style="cyan")
-    grid.add_column()
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in rows.items():
         if value is not None:
-            grid.add_row(
-                name,
-                f"{value:,.4g}"
-                if isinstance(value, float)
-                else f"{value:,}"
-                if isinstance(value, int)
-                else str(value),
-            )
+            grid.add_row(name, _shown(value))
     console().print(grid)
     sys.stdout.flush()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.4g}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,.0f}"
+    return str(value)
 
 
 def _umask() -> int:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sw_model import reference
 from sw_model.checkpoint import Checkpoint
 from sw_model.errors import ExpertileError
 
-__all__ = ["Decoder", "MoEBlock", "generate", "sample"]
+__all__ = ["Decoder", "MoEBlock", "generate", "layer_inputs", "sample"]
 
 MoEBlock = Callable[[int, np.ndarray], np.ndarray]
 """``moe(layer, x float32 [T, H]) -> y [T, H]``"""
@@ -201,3 +202,22 @@ def generate(
             return
         text.append(token)
         pending = [token]
+
+
+def layer_inputs(checkpoint: Checkpoint, texts: list[bytes]) -> dict[int, np.ndarray]:
+    """What each MoE layer sees of ``texts`` in the float model: x float32 [T, H] by layer, texts end to end.
+
+    Each text begins at position 0, after the beginning-of-text token (which gives a row too) if there is one.
+    """
+    layers = {n: checkpoint.moe_layer(n) for n in checkpoint.moe_layers}
+    seen: dict[int, list[np.ndarray]] = {n: [] for n in layers}
+
+    def moe(n: int, x: np.ndarray) -> np.ndarray:
+        seen[n].append(x)
+        return reference.run(layers[n], x).y.astype(np.float32)
+
+    decoder = Decoder(checkpoint, moe)
+    for text in texts:
+        decoder.reset()
+        decoder.forward(([] if decoder.shape.bos is None else [decoder.shape.bos]) + list(text))
+    return {n: np.concatenate(parts) for n, parts in seen.items()}

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sw_model.checkpoint import Checkpoint
-from sw_model.decoder import Decoder, generate, sample
+from sw_model.decoder import Decoder, generate, layer_inputs, sample
 from sw_model.errors import ExpertileError
 from sw_model.evaluation import default_texts, evaluate, read_texts, score_text
 
@@ -152,6 +152,14 @@ def test_generation_repeats_with_its_seed_and_outlives_the_context(tiny_checkpoi
     greedy = list(generate(decoder, b"abc", 3))
     decoder.reset()
     assert greedy[0] == np.argmax(decoder.forward(b"\0abc")[-1])  # the text begins with the BOS token
+
+
+def test_layer_inputs_are_what_the_layers_see(tiny_checkpoint):
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    inputs = layer_inputs(checkpoint, [b"first", b"two"])
+    assert {n: x.shape for n, x in inputs.items()} == {0: (10, 64), 1: (10, 64)}
+    alone = layer_inputs(checkpoint, [b"two"])
+    np.testing.assert_allclose(inputs[1][6:], alone[1], atol=1e-5)
 
 
 TEXT = bytes(np.random.default_rng(6).integers(32, 127, 50).tolist())

@@ -41,7 +41,7 @@ def command(
     table(
         "",
         {
-            "layer calls, all equal to golden bit for bit": figures["layer_calls"],
+            "layer calls": f"{figures['layer_calls']}, each equal to the golden model bit for bit",
             "experts a token and layer": figures["experts_per_token"],
             "cycles a token and layer": figures["cycles_per_token"],
             f"cycles a token, {moe.layers} layers": figures["cycles_per_token"] * moe.layers,

@@ -24,7 +24,7 @@ def command(
     format: options.Format = FormatName.int8,
     config: options.Config = "base",
     context: Annotated[
-        int, typer.Option(min=0, help="Window, in bytes; 0: what the model has, 512 at most.")
+        int, typer.Option(min=0, help="Window, in bytes; 0: all that the model has, 1024 at most.")
     ] = 0,
     stride: Annotated[
         int, typer.Option(min=0, help="Bytes that a window advances; 0: half the context.")
@@ -45,7 +45,7 @@ def command(
     limit = max_bytes or None
     texts = read_texts(text, limit) if text else default_texts(ROOT, limit)
     with model_on(checkpoint, engine, format, hardware) as (decoder, _):
-        context = context or min(512, decoder.shape.positions)
+        context = context or min(1024, decoder.shape.positions)
         stride = stride or max(1, context // 2)
         screen = console(stderr=True)
         bars = Progress(

@@ -185,7 +185,7 @@ def load(folder: Path, split: str, domain: str) -> list[bytes]:
     path = Path(folder) / split / f"{domain}.txt"
     if not path.is_file():
         raise ExpertileError(f"corpus: {path} is missing; build it with `python -m sw_model.training.corpus`")
-    return path.read_bytes().split(SEPARATOR)
+    return [document for document in path.read_bytes().split(SEPARATOR) if document]
 
 
 def main() -> None:

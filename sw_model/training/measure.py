@@ -1,9 +1,10 @@
 """Held-out bits per byte of a torch model, by domain.
 
-    python -m sw_model.training.measure models/base [--corpus build/corpus] [--json FILE]
+    python -m sw_model.training.measure models/base [--corpus build/corpus] [--baselines FILE]
 
-Every document starts with the beginning-of-text token; windows of the model's context slide by half of it, so
-that every byte but those of a document's first half window sees at least half a context.
+writes `metrics.json` into the checkpoint folder. Every document starts with the beginning-of-text token;
+windows of the model's context slide by half of it, so that every byte but those of a document's first half
+window sees at least half a context.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from sw_model.training.corpus import load
 from sw_model.training.model import BOS, Model, load_checkpoint
 from sw_model.training.sources import DOMAINS
 
-__all__ = ["bits_per_byte", "by_domain"]
+__all__ = ["bits_per_byte", "by_domain", "report"]
 
 
 @torch.no_grad()
@@ -74,22 +75,46 @@ def by_domain(model: Model, corpus: Path, split: str, *, limit: int | None = Non
     return result
 
 
+def report(folder: Path, corpus: Path, *, baselines: dict | None = None) -> dict:
+    """Measure the checkpoint in `folder` on all test text; writes and returns `folder/metrics.json`.
+
+    `baselines` are rows as `sw_model.training.baselines` writes them. Where `folder/heldout` holds the
+    excerpt pack, each of its files is measured too, as one document.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_checkpoint(folder).to(device)
+    rows = {"model": by_domain(model, corpus, "test"), **(baselines or {})}
+    pack = sorted((folder / "heldout").glob("*.txt"))
+    result = {
+        "conditions": {
+            "model": f"BF16 weights, float32 arithmetic; all test documents, each after the beginning-of-text"
+            f" token; windows of {model.config.context} bytes sliding by half",
+            "ngram": "order 6, Witten-Bell, one a domain; all training text; all test documents",
+            "ngram_small": "the same on 3.4 MB of training text; first 2,000 bytes of test documents, 60 kB",
+            "xz": "preset 9e, primed with all training text of the domain; all test text",
+            "excerpts": "as model, each file of heldout/ as one document",
+        },
+        "bits_per_byte": rows,
+        "mean": {name: sum(row.values()) / len(row) for name, row in rows.items()},
+        "excerpts": {path.stem: bits_per_byte(model, [path.read_bytes()]) for path in pack},
+    }
+    (folder / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--corpus", type=Path, default=Path("build/corpus"))
-    parser.add_argument("--split", default="test", choices=("valid", "test"))
-    parser.add_argument("--limit", type=int, help="bytes a domain, about")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = by_domain(load_checkpoint(args.checkpoint).to(device), args.corpus, args.split, limit=args.limit)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    table = Table("split", *DOMAINS, "mean", title="held-out bits per byte")
-    table.add_row(
-        args.split, *(f"{v:.3f}" for v in result.values()), f"{sum(result.values()) / len(result):.3f}"
+    parser.add_argument(
+        "--baselines", type=Path, help="figures to put beside, from training.baselines --json"
     )
+    args = parser.parse_args()
+    baselines = json.loads(args.baselines.read_text()) if args.baselines else None
+    result = report(args.checkpoint, args.corpus, baselines=baselines)
+    table = Table("", *DOMAINS, "mean", title="held-out bits per byte")
+    for name, row in result["bits_per_byte"].items():
+        table.add_row(name, *(f"{row[d]:.3f}" for d in DOMAINS), f"{result['mean'][name]:.3f}")
     Console().print(table)
 
 

@@ -4,8 +4,8 @@
         [--stop-after MINUTES] [--resume STATE]
 
 writes `config.json` and `model.safetensors` (BF16, the best weights so far by validation),
-`training_log.csv`, `metrics.json` (held-out bits per byte by domain, of the BF16 weights) and, for
-`--resume`, `state/`.
+`training_log.csv`, `training.json` (recipe, time, device), `metrics.json` (held-out bits per byte by domain)
+and, for `--resume`, `state/`.
 `base` wants one large GPU for about a quarter of an hour; `small` trains on two CPU cores in less.
 """
 
@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sw_model.training.corpus import load
-from sw_model.training.measure import by_domain
-from sw_model.training.model import BOS, Model, ModelConfig, load_checkpoint, save_checkpoint, shape
+from sw_model.training.measure import by_domain, report
+from sw_model.training.model import BOS, Model, ModelConfig, save_checkpoint, shape
 from sw_model.training.optim import Muon
 from sw_model.training.sources import DOMAINS
 
@@ -70,8 +70,9 @@ PRESETS = {
             shared_intermediate=192,
             context=1024,
         ),
-        steps=16_000,
+        steps=17_000,
         batch=96,
+        validate_every=1000,
     ),
     "small": Recipe(
         model=ModelConfig(
@@ -84,7 +85,7 @@ PRESETS = {
             shared_intermediate=64,
             context=256,
         ),
-        steps=1_500,
+        steps=3_500,
         batch=16,
         dropout=0.0,
         warmup=50,
@@ -289,19 +290,20 @@ def main() -> None:
         console.print(
             f"stopped at step {trainer.step} of {recipe.steps}; go on with --resume {out / 'state'}"
         )
-    if (out / "model.safetensors").is_file():
-        test = by_domain(load_checkpoint(out).to(device), args.corpus, "test")
-        name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-        metrics = {
-            "bits_per_byte": test,
-            "mean": sum(test.values()) / len(test),
-            "steps": trainer.step,
-            "seconds": round(trainer.seconds),
-            "device": name,
-            "recipe": asdict(recipe),
-        }
-        (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        console.print({k: round(v, 3) for k, v in test.items()}, f"mean {metrics['mean']:.3f}")
+    summary = {
+        "parameters": shape(recipe.model)["parameters"],
+        "steps": trainer.step,
+        "seconds": round(trainer.seconds),
+        "recipe": asdict(recipe),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+    }
+    (out / "training.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if trainer.log:  # the first validation has written a checkpoint
+        result = report(out, args.corpus)
+        console.print(
+            {k: round(v, 3) for k, v in result["bits_per_byte"]["model"].items()},
+            f"mean {result['mean']['model']:.3f}",
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+# amaranth: UnusedElaboratable=no
+"""Parameters that no component can be built with are refused by name."""
+
+from collections.abc import Callable
+
+import pytest
+
+from hw.cim.macro import Macro
+from hw.numerics.float32 import Float32Pack
+from hw.numerics.normalise import Normalise
+from hw.numerics.quantiser import BlockQuantiser
+from hw.pe.activations import ActivationBuffer
+from hw.router.topk import TopK
+
+BAD: list[tuple[str, Callable[[], object]]] = [
+    ("width", lambda: Normalise(1)),
+    ("width", lambda: Float32Pack(1)),
+    ("words", lambda: Macro(1)),
+    ("blocks", lambda: BlockQuantiser(blocks=0, spread=1, router_spread=1)),
+    ("spread", lambda: BlockQuantiser(blocks=1, spread=0, router_spread=1)),
+    ("router_spread", lambda: BlockQuantiser(blocks=1, spread=1, router_spread=0)),
+    ("sets", lambda: ActivationBuffer(blocks=1, banks=1, sets=())),
+    ("sets", lambda: ActivationBuffer(blocks=1, banks=1, sets=("code8", "middle"))),
+    ("k must", lambda: TopK(experts=4, k=5)),
+    ("k must", lambda: TopK(experts=4, k=0)),
+]
+
+
+@pytest.mark.parametrize(("name", "build"), BAD)
+def test_bad_parameter(name: str, build: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=name):
+        build()

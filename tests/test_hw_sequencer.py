@@ -1,0 +1,113 @@
+"""The sequencer's steps against five nested loops."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth_bench import clock, simulate
+
+from hw.pe.sequencer import Sequencer
+from sw_model.config import HardwareConfig
+
+
+def config(tiles: int) -> HardwareConfig:
+    return HardwareConfig(
+        name="sequencer", tiles=tiles, words=1024, scales=256, max_hidden=64, max_intermediate=64,
+        max_experts=4, max_top_k=2,
+    )  # fmt: skip
+
+
+def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
+    slots = -(-p["rows"] // tiles)
+    for slot in range(slots):
+        for low in range(1 + p["wide"]):
+            for block in range(p["blocks"]):
+                for plane in range(p["planes"]):
+                    at = slot * p["blocks"] + block
+                    yield {
+                        "word": p["word"] + at * p["planes"] + plane,
+                        "scale": p["scale"] + at,
+                        "from_h": p["from_h"],
+                        "bank": p["bank"],
+                        "set": 1 + low if p["wide"] else 0,
+                        "act": p["act"] + block,
+                        "first_plane": plane == 0,
+                        "last_plane": plane == p["planes"] - 1,
+                        "first_block": block == 0 and not low,
+                        "last_block": block == p["blocks"] - 1 and low == p["wide"],
+                        "rows": min(tiles, p["rows"] - slot * tiles),
+                    }
+
+
+def random_pass(rng: np.random.Generator) -> dict[str, int]:
+    return {
+        "word": int(rng.integers(100)), "scale": int(rng.integers(30)), "rows": int(rng.integers(1, 10)),
+        "blocks": int(rng.integers(1, 4)), "planes": int(rng.choice([1, 2, 4])),
+        "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)), "act": int(rng.integers(5)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+@pytest.mark.parametrize(("offer", "credit"), [(1.0, 1.0), (0.3, 1.0), (1.0, 0.2), (0.5, 0.5)])
+def test_steps(tiles: int, offer: float, credit: float) -> None:
+    rng = np.random.default_rng(tiles)
+    dut = Sequencer(config(tiles))
+    passes = [random_pass(rng) for _ in range(20)]
+    passes[3:6] = [{**passes[3], "rows": 1, "blocks": 1, "planes": 1, "wide": w} for w in (0, 1, 0)]
+    want = [s for p in passes for s in steps(p, tiles)]
+    slots = sum(-(-p["rows"] // tiles) for p in passes)
+
+    async def bench(ctx: Any) -> None:
+        got, valid_at, starts, sent, offered = [], [], 0, 0, False
+        credited = False  # in the cycle before
+        for cycle in range(20 * len(want)):
+            if not offered and sent < len(passes) and rng.random() < offer:
+                offered = True
+                ctx.set(dut.i.payload, passes[sent])
+            ctx.set(dut.i.valid, offered)
+            can = rng.random() < credit
+            ctx.set(dut.credit, can)
+            ready, valid, o, start = await clock(ctx, dut.i.ready, dut.o_valid, dut.o, dut.start)
+            assert can or not start, "a slot was started without credit"
+            starts += start
+            if valid:
+                got.append({k: int(o[k]) for k in want[0]})
+                valid_at.append(cycle)
+                new_slot = o.first_plane and o.first_block
+                assert credited or not new_slot
+            credited = can
+            if offered and ready:
+                offered, sent = False, sent + 1
+            if len(got) == len(want):
+                break
+        assert got == want
+        assert starts == slots
+        for _ in range(5):
+            assert await clock(ctx, dut.o_valid, dut.i.ready) == (0, 1)
+        if offer == credit == 1:  # from the first pass to the last without a gap
+            assert valid_at == list(range(valid_at[0], valid_at[0] + len(want)))
+            assert valid_at[0] == 2
+
+    simulate(dut, bench)
+
+
+def test_no_pass_is_taken_while_one_runs() -> None:
+    dut = Sequencer(config(2))
+    a, b = (
+        {**random_pass(np.random.default_rng(s)), "rows": 4, "blocks": 2, "planes": 2, "wide": 0}
+        for s in (1, 2)
+    )
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.i.valid, 1)
+        ctx.set(dut.i.payload, a)
+        await clock(ctx)
+        ctx.set(dut.i.payload, b)
+        for _ in range(10):  # credit withheld: a waits before its first step
+            assert await clock(ctx, dut.i.ready, dut.o_valid, dut.start) == (0, 0, 0)
+        ctx.set(dut.credit, 1)
+        ready = [(await clock(ctx, dut.i.ready))[0] for _ in range(8)]
+        assert ready == [0] * 7 + [1]
+
+    simulate(dut, bench)
