@@ -26,7 +26,8 @@ class Tally:
     experts_used: int = 0
     macs: int = 0
     cycles: int = 0
-    mac_slots: int = 0
+    passes: int = 0
+    pass_slots: int = 0
 
     def add(self, other: "Tally") -> None:
         """Add ``other`` to this one."""
@@ -40,7 +41,7 @@ class Tally:
             "cycles": self.cycles or None,
             "cycles_per_token": self.cycles / self.tokens if self.cycles else None,
             "macs": self.macs or None,
-            "mac_utilisation": self.macs / self.mac_slots if self.mac_slots else None,
+            "mac_utilisation": self.passes / self.pass_slots if self.pass_slots else None,
         }
 
 
@@ -111,7 +112,7 @@ class LayerEngine:
             tally.experts_used = exact.experts.size
             return LayerResult(y=exact.y.astype(np.float32), experts=exact.experts, tally=tally)
         want = golden.run(self._quantised, x, self._config)
-        tally.experts_used, tally.macs = want.stats.experts_used, want.stats.nibble_macs
+        tally.experts_used, tally.macs = want.stats.experts_used, want.stats.macs
         y = want.y
         if self._rtl is not None:
             try:
@@ -121,9 +122,9 @@ class LayerEngine:
             self._compare(want, got)
             y = got.y
             tally.experts_used = got.counters["EXPERTS_USED"]
-            tally.macs = 32 * got.counters["WORD_READS"]
             tally.cycles = got.counters["BUSY_CYCLES"]
-            tally.mac_slots = 32 * self._config.tiles * tally.cycles
+            tally.passes = got.counters["NIBBLE_PASSES"]
+            tally.pass_slots = self._config.tiles * tally.cycles
         return LayerResult(y=y, experts=want.experts, tally=tally)
 
     def _compare(self, want: golden.Result, got: Any) -> None:

@@ -31,6 +31,9 @@ class FormatName(StrEnum):
 
     int8 = "int8"
     int4 = "int4"
+    fp8 = "fp8"
+    mxfp4 = "mxfp4"
+    native = "native"
 
 
 Checkpoint = Annotated[

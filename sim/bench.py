@@ -57,19 +57,18 @@ def _measure(engine: Engine, x: np.ndarray, pattern: str) -> dict[str, Any]:
     y = np.concatenate([r.y for r in results])
     if not np.array_equal(y.view(np.uint32), expected.y.view(np.uint32)):
         raise RuntimeError("the hardware differs from the golden model")
-    busy, reads = (sum(r.counters[name] for r in results) for name in ("BUSY_CYCLES", "WORD_READS"))
-    planes = engine.layer.fmt.planes
+    busy, passes = (sum(r.counters[name] for r in results) for name in ("BUSY_CYCLES", "NIBBLE_PASSES"))
     return {
         "config": engine.config.name,
-        "format": engine.layer.fmt.name,
+        "format": engine.layer.experts[0].down.fmt.name,
         "pattern": pattern,
         "tokens": len(x),
         "cycles_per_token": busy / len(x),
-        # Nibble products a cycle; an INT8 product takes as many as it has nibble planes.
-        "nibble_macs_per_cycle": BLOCK * reads / busy,
-        "macs_per_cycle": BLOCK * reads / busy / planes,
+        # Nibble products a cycle; a product of wider elements takes several.
+        "nibble_macs_per_cycle": BLOCK * passes / busy,
+        "macs_per_cycle": expected.stats.macs / busy,
         "peak_nibble_macs_per_cycle": BLOCK * engine.config.tiles,
-        "mac_utilisation": reads / (engine.config.tiles * busy),
+        "mac_utilisation": passes / (engine.config.tiles * busy),
         "simulated_tokens_per_s": len(x) / seconds,
         "simulated_cycles_per_s": cycles / seconds,
     }

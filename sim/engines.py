@@ -18,7 +18,6 @@ from sim.verilator import Core
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
-from sw_model.formats import BLOCK
 from sw_model.quantised import QuantisedLayer
 
 __all__ = ["ENGINES", "Engine", "EngineResult", "open_engine"]
@@ -31,7 +30,8 @@ class EngineResult:
     y : float32 [T, H]
     experts : int [T, k] by falling logit, or None where the engine does not tell (the hardware)
     counters : of this run; all registers of ``hw.host.registers.COUNTERS`` from the hardware, and from the
-        golden model those that are properties of the work: TOKENS, EXPERTS_USED, WORD_READS
+        golden model those that are properties of the work: TOKENS, EXPERTS_USED, WORD_READS,
+        NIBBLE_PASSES
     """
 
     y: np.ndarray
@@ -88,7 +88,8 @@ class _Golden(Engine):
         counters = {
             "TOKENS": stats.tokens,
             "EXPERTS_USED": stats.experts_used,
-            "WORD_READS": stats.nibble_macs // BLOCK,
+            "WORD_READS": stats.word_reads,
+            "NIBBLE_PASSES": stats.nibble_passes,
         }
         return EngineResult(y=result.y, experts=result.experts, counters=counters)
 

@@ -5,7 +5,7 @@ address map. Within a slot come the blocks, within a block the stored nibbles, m
 count that is no multiple of ``tiles`` is filled up with zero rows. The router stands at address 0; a context
 says where an expert's matrices are and in which format (the base expert has the context ``max_experts``).
 
-    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, magnitude code[msb..]}
+    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
     context   four limbs: {format [31:24], word address [23:0]} and scale address of gate_up, then of down
     bias      signed Q7.24, one an expert: the router's selection bias
@@ -125,7 +125,7 @@ def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
 
 
 def pack_words(codes: np.ndarray, fmt: WeightFormat) -> np.ndarray:
-    """Signed magnitudes [..., BLOCK] as macro words uint32 [..., fmt.words, 4], most significant nibble first."""
+    """Signed magnitudes [..., BLOCK] as macro words uint32 [..., fmt.words, 4], top nibble first."""
     stored = fmt.encode(np.abs(codes)).astype(np.uint32)
     stored |= (codes < 0).astype(np.uint32) << (NIBBLE * fmt.words - 1)
     nibbles = np.stack([(stored >> (NIBBLE * p)) & 15 for p in reversed(range(fmt.words))], axis=-2)

@@ -47,7 +47,7 @@ class WeightFormat:
     code : number by which contexts in the hardware name it
     words : stored nibbles of an element, that is macro words of a block
     steps : array cycles a block takes, one a nibble of the magnitude (FP8 needs one more to read its code)
-    mantissa_bits : of a floating format (its magnitudes thin out above ``2**(mantissa_bits + 1)``); None: integer
+    mantissa_bits : of a floating format, whose magnitudes thin out upwards; None: integer
     max_magnitude : largest magnitude, in units
     unit_exp : exponent of the unit when codes come from a checkpoint
     """

@@ -50,17 +50,19 @@ UP_FRACTION = 24  # u + 1 is worked out in Q7.24
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What the work was: nibble multiply-accumulates and macro word reads, as the hardware counts them."""
+    """What the work was. ``macs`` counts products of elements; nibble passes (32 products of a nibble) and
+    macro word reads are what the hardware counts."""
 
     tokens: int
     experts_used: int
-    nibble_macs: int
+    macs: int
+    nibble_passes: int
     word_reads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """y [T, H] float32; experts [T, k], best first; weights [T, k] with ``PROB_FRACTION`` bits of fraction."""
+    """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction."""
 
     y: np.ndarray
     experts: np.ndarray
@@ -114,7 +116,7 @@ def activate(gate: Scaled, up: Scaled, activation: Activation, limit: float) -> 
     The clamped activation first limits both, and takes up + 1.
     """
     if activation is Activation.CLAMPED:
-        most = unpack_float32(np.float32(limit))
+        most = unpack_float32(np.array(limit, dtype=np.float32))
         gate = clamp(gate, most, both=False)
         up = normalise(to_fixed(clamp(up, most, both=True), UP_FRACTION) + (1 << UP_FRACTION), -UP_FRACTION)
     product = normalise(gate.mag * up.mag, gate.top + up.top - 2 * (MAG_BITS - 1))
@@ -143,7 +145,7 @@ def choose(choice: np.ndarray, rule: RouterRule) -> np.ndarray:
 
 
 def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Router rows [T, E] to experts [T, k], best first, and their weights (``PROB_FRACTION`` bits of fraction).
+    """Router rows [T, E] to experts [T, k], best first, and their weights (Q7.16).
 
     softmax: p = 2**(l - largest l), the choice on l;   sigmoid: p = sigmoid(l), the choice on p + bias
     w = (floor(p * 2**17 / sum) + 1) >> 1, the sum over the chosen experts if renormalised, else over all
@@ -280,21 +282,15 @@ def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVe
 
 
 def _stats(layer: QuantisedLayer, experts: np.ndarray) -> Stats:
-    def per_row_block(m: QuantisedMatrix) -> int:
-        return m.rows * m.blocks
-
-    def cost(e: QuantisedExpert) -> np.ndarray:
-        parts = [(per_row_block(m), m.fmt) for m in (e.gate_up, e.down)]
-        return np.array([sum(n * f.macs for n, f in parts), sum(n * f.words for n, f in parts)])
+    def cost(m: QuantisedMatrix) -> np.ndarray:
+        """Products, nibble passes, word reads."""
+        return m.rows * m.blocks * np.array([BLOCK, m.fmt.macs, m.fmt.words])
 
     tokens = len(experts)
-    total = (
-        tokens * 2 * per_row_block(layer.router) * np.array([layer.router.fmt.macs, layer.router.fmt.words])
-    )
+    total = tokens * cost(layer.router) * (1, 2, 2)  # high bytes and low bytes
     if layer.shared is not None:
-        total += tokens * cost(layer.shared)
+        total += tokens * (cost(layer.shared.gate_up) + cost(layer.shared.down))
     for e, count in zip(*np.unique(experts, return_counts=True), strict=True):
-        total += count * cost(layer.experts[e])
-    return Stats(
-        tokens=tokens, experts_used=experts.size, nibble_macs=BLOCK * int(total[0]), word_reads=int(total[1])
-    )
+        total += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
+    macs, passes, reads = (int(n) for n in total)
+    return Stats(tokens=tokens, experts_used=experts.size, macs=macs, nibble_passes=passes, word_reads=reads)

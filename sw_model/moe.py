@@ -10,8 +10,8 @@ The layer computes, for a token ``x`` of ``H`` numbers,
     E_e(x) = down_e h + down_bias,   h = act(gate_e x + gate_bias, up_e x + up_bias)
     y      = sum over S of w_e E_e(x)  +  sigmoid(shared_gate . x) * E_shared(x)
 
-where the last term is absent without a shared expert and its sigmoid is 1 without a ``shared_gate``. A group's
-score is its largest c, or the sum of its two largest (``rule.group_score``).
+where the last term is absent without a shared expert and its sigmoid is 1 without a ``shared_gate``. The
+score of a group is its largest c, or the sum of its two largest (``rule.group_score``).
 
     act(g, u) = silu(g) * u                                              Activation.SILU
     act(g, u) = (u + 1) * g * sigmoid(1.702 g), g <= limit, |u| <= limit  Activation.CLAMPED (gpt_oss)

@@ -38,9 +38,7 @@ def _digit(step: Value, decode: Value, first: Value, nibble: Value, kept: Value)
     significand = Cat(nibble[:-1], exponent.any())
     place = Mux(exponent.any(), exponent - 1, 0)[:NIBBLE]
     window = Cat(C(0, NIBBLE), significand, C(0, NIBBLE))  # slide a nibble over it
-    offset = (
-        NIBBLE * (FP8.steps - 1) - (step << 2)
-    ) - place  # lowest bit of the nibble, from the significand's
+    offset = (NIBBLE * (FP8.steps - 1) - (step << 2)) - place  # of the nibble in the significand
     outside = (offset >= NIBBLE) | (offset <= -NIBBLE)
     slid = (window >> (offset + NIBBLE)[:4])[:NIBBLE]
     large = Mux(outside | first, 0, slid)

@@ -15,8 +15,8 @@ class WeightLoader(wiring.Component):
     Kinds (:class:`sw_model.compiler.Kind`): a macro word or a context a beat; scale entries or selection
     biases four a beat, one in each 32-bit lane, lowest first.
 
-    Members: ``i`` stream of {data 128, last}; registered: ``tile``, ``addr``, ``word`` and ``lane`` (the data),
-    and an enable for each kind.
+    Members: ``i`` stream of {data 128, last}; registered: ``tile``, ``addr``, ``word`` and ``lane`` (the
+    data), and an enable for each kind.
     Throughput: a beat a cycle, or a lane a cycle.
     """
 

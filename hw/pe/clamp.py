@@ -1,5 +1,7 @@
 """Clamp: the limits of gpt_oss's activation, and its u + 1; anything else passes unchanged."""
 
+from itertools import pairwise
+
 from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -81,7 +83,7 @@ class Clamp(wiring.Component):
                 line[0].number.mag.eq(Mux(over, self.limit.mag, number.mag)),
                 line[0].user.eq(self.i.payload.user),
                 line[0].replace.eq(self.enable & is_up),
-                *[b.eq(a) for a, b in zip(line[:-1], line[1:], strict=True)],
+                *[b.eq(a) for a, b in pairwise(line)],
                 sum_.eq(fixed.y + C(1 << UP_FRACTION)),
             ]
         out = data.View(aside, normalise.o.payload.user)

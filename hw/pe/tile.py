@@ -24,7 +24,7 @@ __all__ = ["Tile"]
 class Tile(wiring.Component):
     """One matrix row at a time, exact:
 
-        acc = sum over blocks of ( macro sums of the block's steps, in base 16 ) * mant << (scale shift + act shift)
+        acc = sum over blocks of ( macro sums of its steps, in base 16 ) * mant << (scale shift + act shift)
 
     Parameters
     ----------
