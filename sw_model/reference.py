@@ -32,16 +32,27 @@ def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nd
     return y if bias is None else y + bias.astype(np.float64)
 
 
-def _expert(layer: MoELayer, e: Expert, x: np.ndarray) -> np.ndarray:
+def hidden_of(layer: MoELayer, e: Expert, x: np.ndarray) -> np.ndarray:
+    """h [T, I] of expert ``e``: what its down projection multiplies."""
     gate = _linear(x, e.gate, e.gate_bias)
     up = _linear(x, e.up, e.up_bias)
     if layer.activation is Activation.CLAMPED:
         gate = np.minimum(gate, layer.limit)
         up = np.clip(up, -layer.limit, layer.limit) + 1.0
-        h = gate * _sigmoid(CLAMPED_ALPHA * gate) * up
-    else:
-        h = gate * _sigmoid(gate) * up
-    return _linear(h, e.down, e.down_bias)
+        return gate * _sigmoid(CLAMPED_ALPHA * gate) * up
+    return gate * _sigmoid(gate) * up
+
+
+def expert(layer: MoELayer, e: Expert, x: np.ndarray) -> np.ndarray:
+    """E_e(x) [T, H] for float64 tokens ``x``."""
+    return _linear(hidden_of(layer, e, x), e.down, e.down_bias)
+
+
+def shared_weight(layer: MoELayer, x: np.ndarray) -> np.ndarray:
+    """Weight [T] of the shared expert."""
+    if layer.shared_gate is None:
+        return np.ones(len(x))
+    return _sigmoid(x.astype(np.float64) @ layer.shared_gate.astype(np.float64))
 
 
 def route(layer: MoELayer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,13 +89,8 @@ def run(layer: MoELayer, x: np.ndarray) -> Result:
     experts, weights, margin = route(layer, x)
     y = np.zeros_like(x)
     if layer.shared is not None:
-        shared = _expert(layer, layer.shared, x)
-        y += (
-            shared
-            if layer.shared_gate is None
-            else shared * _sigmoid(_linear(x, layer.shared_gate[None], None))
-        )
+        y += shared_weight(layer, x)[:, None] * expert(layer, layer.shared, x)
     for e in np.unique(experts):
         tokens, rank = np.nonzero(experts == e)
-        y[tokens] += weights[tokens, rank][:, None] * _expert(layer, layer.experts[e], x[tokens])
+        y[tokens] += weights[tokens, rank][:, None] * expert(layer, layer.experts[e], x[tokens])
     return Result(y=y, experts=experts, weights=weights, margin=margin)
