@@ -44,7 +44,8 @@ def random_pass(rng: np.random.Generator) -> dict[str, int]:
     return {
         "word": int(rng.integers(100)), "scale": int(rng.integers(30)), "rows": int(rng.integers(1, 10)),
         "blocks": int(rng.integers(1, 4)), "planes": int(rng.choice([1, 2, 4])),
-        "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)), "act": int(rng.integers(5)),
+        "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)),
+        "act": int(rng.integers(5)),
     }  # fmt: skip
 
 

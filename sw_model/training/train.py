@@ -85,7 +85,7 @@ PRESETS = {
             shared_intermediate=64,
             context=256,
         ),
-        steps=3_500,
+        steps=2_500,
         batch=16,
         dropout=0.0,
         warmup=50,

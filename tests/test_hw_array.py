@@ -1,0 +1,194 @@
+"""The array: random passes back to back, rows against integers, whatever the drain does."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth_bench import PACES, Sink, Source, clock, raw, simulate, transfer
+from test_hw_macro_tile import pack_bytes, pack_plane, pack_scale, random_bytes, random_codes
+
+from hw.pe.array import Kind, PeArray
+from hw.pe.tile import Tile
+from sw_model.config import HardwareConfig
+from sw_model.formats import INT4, INT8, INT16, WeightFormat
+
+NOISE_WORD, NOISE_SCALE = (1 << 128) - 1, (1 << 20) - 1
+
+
+def small_config(tiles: int) -> HardwareConfig:
+    return HardwareConfig(
+        name="array", tiles=tiles, words=512, scales=256, max_hidden=96, max_intermediate=96, max_experts=4,
+        max_top_k=2,
+    )  # fmt: skip
+
+
+class Activations:
+    """What an activation buffer would hand out: bytes and a shift for every (from_h, bank, set, block)."""
+
+    def __init__(self, rng: np.random.Generator, config: HardwareConfig) -> None:
+        self.most = {0: config.activation_spread, 1: config.router_spread + 8, 2: config.router_spread}
+        self.rng = rng
+        self.blocks: dict[tuple[int, int, int, int], tuple[list[int], int]] = {}
+
+    def __getitem__(self, key: tuple[int, int, int, int]) -> tuple[list[int], int]:
+        if key not in self.blocks:
+            self.blocks[key] = random_bytes(self.rng), int(self.rng.integers(self.most[key[2]] + 1))
+        return self.blocks[key]
+
+
+class Matrix:
+    """A random matrix at a place in the tiles' memories, and the pass over it."""
+
+    def __init__(
+        self, rng: np.random.Generator, config: HardwareConfig, rows: int, blocks: int, fmt: WeightFormat
+    ) -> None:
+        self.fmt, self.rows, self.blocks = fmt, rows, blocks
+        spread = config.router_spread if fmt is INT16 else config.weight_spread
+        self.codes = [[random_codes(rng, fmt) for _ in range(blocks)] for _ in range(rows)]
+        self.scales = [
+            [(int(rng.integers(128, 256)), int(rng.integers(spread + 1))) for _ in range(blocks)]
+            for _ in range(rows)
+        ]
+        self.row_exp = rng.integers(1, 255, rows).tolist()
+        self.wide = int(fmt is INT16)
+        self.info = {
+            "kind": Kind.ROUTER if self.wide else [Kind.GATE_UP, Kind.DOWN][int(rng.integers(2))],
+            "rows": rows,
+            "base": int(rng.integers(-900, 500)),
+            "weight": int(rng.integers(1 << 16 | 1)),
+            **{name: int(rng.integers(2)) for name in ("first", "final", "end")},
+        }
+        self.job = {
+            "rows": rows,
+            "blocks": blocks,
+            "planes": fmt.planes,
+            "from_h": int(not self.wide and rng.integers(2)),
+            "wide": self.wide,
+            "bank": int(rng.integers(2)),
+            "act": int(rng.integers(3)),
+        }
+
+    def place(self, word: int, scale: int, tiles: int) -> tuple[list[tuple], int, int]:
+        """(kind, tile, address, value) of every word and scale; the addresses after the last."""
+        self.job |= {"word": word, "scale": scale}
+        writes = []
+        for r in range(self.rows):
+            for b in range(self.blocks):
+                at = r // tiles * self.blocks + b
+                entry = pack_scale(*self.scales[r][b], self.row_exp[r])
+                writes.append(("scale", r % tiles, scale + at, entry))
+                for p in range(self.fmt.planes):
+                    address = word + at * self.fmt.planes + p
+                    writes.append(("word", r % tiles, address, pack_plane(self.codes[r][b], self.fmt, p)))
+        slots = -(-self.rows // tiles)
+        return writes, word + slots * self.blocks * self.fmt.planes, scale + slots * self.blocks
+
+    def results(self, acts: Activations) -> list[tuple[int, int, int, int]]:
+        """(acc, row_exp, index, last) of each row."""
+        out = []
+        for r in range(self.rows):
+            acc = 0
+            for s in (1, 2) if self.wide else (0,):
+                for b in range(self.blocks):
+                    act, shift = acts[self.job["from_h"], self.job["bank"], s, self.job["act"] + b]
+                    mant, up = self.scales[r][b]
+                    acc += sum(c * a for c, a in zip(self.codes[r][b], act, strict=True)) * mant << up + shift
+            out.append((acc, self.row_exp[r], r, int(r == self.rows - 1)))
+        return out
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+def test_passes(tiles: int) -> None:
+    rng = np.random.default_rng(tiles)
+    config = small_config(tiles)
+    acts = Activations(rng, config)
+    shapes = [
+        (5, 2, INT16),
+        (7, 1, INT4),
+        (6, 3, INT8),
+        (1, 1, INT4),
+        (1, 1, INT4),
+        (3, 1, INT16),
+        (9, 1, INT4),
+    ]
+    shapes += [(2 * tiles, 1, INT4), (4 * tiles + 1, 1, INT4), (1, 3, INT8), (tiles, 2, INT16)]
+    matrices = [Matrix(rng, config, *shape) for shape in shapes]
+    writes, word, scale = [], 3, 5
+    for m in matrices:
+        more, word, scale = m.place(word, scale, tiles)
+        writes += more
+    assert word <= config.words and scale <= config.scales
+    dut = PeArray(config)
+    order = [matrices[int(i)] for i in rng.permutation(np.repeat(np.arange(len(matrices)), 2))]
+    items = [raw(dut.i, job=m.job, info=m.info) for m in order]
+    waiting: deque[tuple[int, int]] = deque([(0, 0)] * (Tile.ACT_AT - 1), maxlen=Tile.ACT_AT)
+
+    async def bench(ctx: Any) -> None:
+        for what, tile, address, value in rng.permutation(np.array(writes, dtype=object)).tolist():
+            ctx.set(dut.load_tile, tile)
+            ctx.set(dut.load_addr, address)
+            ctx.set(dut.load_word, value if what == "word" else NOISE_WORD)
+            ctx.set(dut.load_scale, value if what == "scale" else NOISE_SCALE)
+            ctx.set(dut.load_word_en, what == "word")
+            ctx.set(dut.load_scale_en, what == "scale")
+            await clock(ctx)
+        ctx.set(dut.load_word_en, 0)
+        ctx.set(dut.load_scale_en, 0)
+
+        for offer, accept in (*PACES, (1.0, 0.05)):
+            reads = 0
+
+            def each(valid: int, step: Any, active: int, rows: int) -> None:
+                nonlocal reads
+                assert active == valid
+                if valid:
+                    act, shift = acts[step.from_h, step.bank, step.set, step.act]
+                    waiting.append((pack_bytes(act), shift))
+                    reads += rows
+                else:
+                    waiting.append((int(rng.integers(1 << 62)), 31))
+                act, shift = waiting.popleft()
+                ctx.set(dut.act, act)
+                ctx.set(dut.act_shift, shift)
+
+            chosen = order if offer == accept == 1 else order[:9]
+            sink = Sink(dut.o, sum(m.rows for m in chosen), accept)
+            await transfer(
+                ctx, rng, [Source(dut.i, items[: len(chosen)], offer)], [sink],
+                watch=(dut.step_valid, dut.step, dut.active, dut.active_rows), each=each,
+            )  # fmt: skip
+            assert reads == sum(m.rows * m.blocks * m.fmt.planes * (1 + m.wide) for m in chosen)
+            got = iter(sink.got)
+            for n, m in enumerate(chosen):
+                for want in m.results(acts):
+                    row = next(got)
+                    assert (row.acc, row.row_exp, row.index, row.last) == want, (offer, accept, n)
+                    info = {name: getattr(row.info, name) for name in m.info}
+                    assert info == m.info
+
+    simulate(dut, bench)
+
+
+def test_throughput() -> None:
+    """A free drain: the array reads a word every cycle, over the ends of rows and of passes."""
+    rng = np.random.default_rng(9)
+    config = small_config(2)
+    dut = PeArray(config)
+    m = Matrix(rng, config, rows=6, blocks=2, fmt=INT8)
+    m.place(0, 0, 2)
+    active: list[int] = []
+
+    async def bench(ctx: Any) -> None:
+        sink = Sink(dut.o, 5 * m.rows)
+        source = Source(dut.i, [raw(dut.i, job=m.job, info=m.info)] * 5)
+        await transfer(ctx, rng, [source], [sink], watch=(dut.active,), each=active.append)
+        words = 5 * 3 * m.blocks * m.fmt.planes
+        first = active.index(1)
+        assert active[first : first + words] == [1] * words
+        assert sum(active) == words
+        # First row: after its slot's last word, the tile's latency and the drain.
+        last_word = first + m.blocks * m.fmt.planes - 1
+        assert sink.cycles[0] == last_word + Tile.LATENCY + 2
+
+    simulate(dut, bench)
