@@ -36,7 +36,7 @@ from sw_model.formats import (
 )
 from sw_model.golden import fixed_bias, fixed_scale
 from sw_model.moe import Activation
-from sw_model.quantised import QuantisedExpert, QuantisedLayer
+from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_fits
 
 WORD_LIMBS = BLOCK * NIBBLE // 32  # 32-bit limbs of a macro word, and of a beat on the weight stream
 FORMAT_LSB = 24  # of a context limb; word addresses stay below
@@ -108,13 +108,28 @@ class Image:
         try:
             with safe_open(path, framework="numpy") as f:
                 meta = f.metadata() or {}
-                return Image(
-                    **{name: f.get_tensor(name) for name in Image._ARRAYS},
-                    registers={k: int(v) for k, v in json.loads(meta["registers"]).items()},
-                    config=meta["config"],
-                )
-        except (OSError, SafetensorError, KeyError, ValueError) as e:
+                arrays = {name: f.get_tensor(name) for name in Image._ARRAYS}
+                registers = {str(k): int(v) for k, v in json.loads(meta["registers"]).items()}
+                image = Image(**arrays, registers=registers, config=meta["config"])
+            image._check()
+            return image
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as e:
             raise ExpertileError(f"weight image {path}: not readable ({e}); compile it again") from None
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` unless shapes, types and register names are those that :meth:`save` writes."""
+        tiles = len(self.words)
+        shapes = {
+            "words": (np.uint32, self.words.shape == (tiles, self.words.shape[1], WORD_LIMBS)),
+            "scales": (np.uint32, len(self.scales) == tiles and self.scales.shape[1] % WORD_LIMBS == 0),
+            "contexts": (np.uint32, self.contexts.shape == (len(self.contexts), WORD_LIMBS)),
+            "biases": (np.int32, self.biases.ndim == 1 and self.biases.size % WORD_LIMBS == 0),
+        }
+        for name, (dtype, fits) in shapes.items():
+            if getattr(self, name).dtype != dtype or not fits:
+                raise ValueError(f"{name} is {getattr(self, name).dtype} {list(getattr(self, name).shape)}")
+        if set(self.registers) != set(REGISTER_NAMES):
+            raise ValueError("its registers are not those of a layer")
 
 
 def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
@@ -178,6 +193,7 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
     ------
     ExpertileError : the layer does not fit the macros; says how many words or scales it needs
     """
+    check_fits(layer, config)
     needs = size(layer, config.tiles)
     for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
         if need > have:
@@ -207,6 +223,22 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
     )
 
 
+#: The registers that an image sets.
+REGISTER_NAMES = (
+    "HIDDEN",
+    "INTERMEDIATE",
+    "SHARED_INTERMEDIATE",
+    "EXPERTS",
+    "TOP_K",
+    "GROUPS",
+    "TOP_GROUPS",
+    "ROUTER_SCALE",
+    "FLAGS",
+    "LIMIT",
+    "DOWN_BASE",
+)
+
+
 def _registers(layer: QuantisedLayer) -> dict[str, int]:
     rule = layer.rule
     flags = {
@@ -219,16 +251,17 @@ def _registers(layer: QuantisedLayer) -> dict[str, int]:
         Flag.EXPERT_BIASED: layer.expert_biased,
         Flag.CLAMPED: layer.activation is Activation.CLAMPED,
     }
-    return {
-        "HIDDEN": layer.hidden,
-        "INTERMEDIATE": layer.intermediate,
-        "SHARED_INTERMEDIATE": layer.shared.intermediate if layer.shared is not None else 0,
-        "EXPERTS": layer.n_experts,
-        "TOP_K": rule.top_k,
-        "GROUPS": rule.groups,
-        "TOP_GROUPS": rule.top_groups,
-        "ROUTER_SCALE": fixed_scale(rule.scale),
-        "FLAGS": int(sum(flag for flag, on in flags.items() if on)),
-        "LIMIT": int(np.float32(layer.limit).view(np.uint32)),
-        "DOWN_BASE": layer.down_base + ROW_EXP_BIAS,
-    }
+    values = (
+        layer.hidden,
+        layer.intermediate,
+        layer.shared_intermediate,
+        layer.n_experts,
+        rule.top_k,
+        rule.groups,
+        rule.top_groups,
+        fixed_scale(rule.scale),
+        int(sum(flag for flag, on in flags.items() if on)),
+        int(np.float32(layer.limit).view(np.uint32)),
+        layer.down_base + ROW_EXP_BIAS,
+    )
+    return dict(zip(REGISTER_NAMES, values, strict=True))

@@ -24,6 +24,8 @@ from sw_model.formats import (
 )
 from sw_model.tables import WEIGHT_BITS
 
+COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
+
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
@@ -78,8 +80,12 @@ class HardwareConfig:
         for name in ("weight_spread", "fp8_spread", "activation_spread", "router_spread", "down_spread"):
             if getattr(self, name) >= 1 << SHIFT_BITS:
                 raise ValueError(f"{name} must be below {1 << SHIFT_BITS}")
-        if self.acc_bits > 63 or self.combine_bits - 32 > 62:
-            raise ValueError("accumulators exceed the 63 bits that the golden model computes in")
+        slots = (self.max_slots - 1).bit_length()
+        if self.acc_bits > 63 or COMBINE_LIMB + WEIGHT_BITS + self.down_spread + slots > 62:
+            raise ValueError(
+                "accumulators exceed the 63 bits that the golden model computes in; lower a spread, "
+                "max_hidden or max_intermediate"
+            )
 
     @property
     def max_blocks(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sw_model.config import HardwareConfig
+from sw_model.config import COMBINE_LIMB, HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
     ACT8_FRACTION,
@@ -46,6 +46,7 @@ SCALE_FRACTION = 10  # the router's scale is Q6.10
 ALPHA_FRACTION = 16  # the factor inside the sigmoid, Q1.16
 ALPHA = {Activation.SILU: 1 << ALPHA_FRACTION, Activation.CLAMPED: round(CLAMPED_ALPHA * 2**ALPHA_FRACTION)}
 UP_FRACTION = 24  # u + 1 is worked out in Q7.24
+COMBINE_LIMBS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Result:
 def gemv(m: QuantisedMatrix, x: QuantisedVectors, act_max: int) -> np.ndarray:
     """Exact row sums, int64 [T, rows]: sum over blocks of (codes . codes) * mant << (shift + shift)."""
     w = (m.codes * (m.mant << m.shift)[:, :, None]).reshape(m.rows, -1)
-    a = (x.codes * (np.int64(1) << x.shift)[:, :, None]).reshape(len(x.codes), -1)
+    a = (x.codes * (np.int64(1) << x.shift)[:, :, None]).reshape(len(x.codes), w.shape[1])
     largest = int(np.abs(w).max(initial=0)) * (act_max << int(x.shift.max(initial=0)))
     if largest * w.shape[1] < 1 << 53:
         return (a.astype(np.float64) @ w.astype(np.float64).T).astype(np.int64)
@@ -180,23 +181,39 @@ def fixed_scale(scale: float) -> int:
 
 
 class _Combine:
-    """Exact weighted sum of row results in two limbs: high * 2**32 + low."""
+    """Exact weighted sums of row results, int64 limbs of ``COMBINE_LIMB`` bits, lowest first.
+
+    A limb's term has COMBINE_LIMB + WEIGHT_BITS + down_spread bits; :class:`HardwareConfig` bounds the last
+    so that the sum over all slots stays in 63.
+    """
 
     def __init__(self, tokens: int, hidden: int) -> None:
-        self.high = np.zeros((tokens, hidden), dtype=np.int64)
-        self.low = np.zeros((tokens, hidden), dtype=np.int64)
+        self.limbs = np.zeros((COMBINE_LIMBS, tokens, hidden), dtype=np.int64)
 
     def add(self, tokens: np.ndarray, acc: np.ndarray, weight: np.ndarray, shift: np.ndarray) -> None:
-        self.high[tokens] += ((acc >> 32) * weight[:, None]) << shift
-        self.low[tokens] += ((acc & 0xFFFFFFFF) * weight[:, None]) << shift
+        for i in range(COMBINE_LIMBS):
+            limb = acc >> (COMBINE_LIMB * i)
+            if i < COMBINE_LIMBS - 1:
+                limb = limb & ((1 << COMBINE_LIMB) - 1)
+            self.limbs[i, tokens] += (limb * weight[:, None]) << shift
 
     def result(self, lsb_exp: np.ndarray) -> np.ndarray:
-        high, low = self.high + (self.low >> 32), self.low & 0xFFFFFFFF
-        negative = high < 0
-        borrow = negative & (low > 0)
-        low = np.where(borrow, (1 << 32) - low, low)
-        high = np.where(negative, -high - borrow, high)
+        limbs = list(self.limbs)
+        negative = self._carry(limbs)[-1] < 0
+        limbs = self._carry([np.where(negative, -limb, limb) for limb in limbs])
+        # Four limbs of 20 bits as 2**32 * high + low.
+        high = (limbs[3] << 28) | (limbs[2] << 8) | (limbs[1] >> 12)
+        low = ((limbs[1] & 0xFFF) << 20) | limbs[0]
         return pack_float32(negative, high, low, lsb_exp)
+
+    @staticmethod
+    def _carry(limbs: list[np.ndarray]) -> list[np.ndarray]:
+        done, carry = [], np.zeros_like(limbs[0])
+        for limb in limbs[:-1]:
+            total = limb + carry
+            done.append(total & ((1 << COMBINE_LIMB) - 1))
+            carry = total >> COMBINE_LIMB
+        return [*done, limbs[-1] + carry]
 
 
 def check_input(x: np.ndarray, hidden: int) -> None:

@@ -85,6 +85,11 @@ class QuantisedLayer:
         return self.experts[0].intermediate
 
     @property
+    def shared_intermediate(self) -> int:
+        """Width of the shared expert, 0 without one."""
+        return self.shared.intermediate if self.shared is not None else 0
+
+    @property
     def everyone(self) -> tuple[QuantisedExpert, ...]:
         """The routed experts, then the shared one if there is one."""
         return self.experts if self.shared is None else (*self.experts, self.shared)
@@ -95,14 +100,17 @@ class QuantisedLayer:
         return self.router_biased or self.expert_biased
 
 
-def check_fits(layer: MoELayer, config: HardwareConfig) -> None:
+def check_fits(layer: MoELayer | QuantisedLayer, config: HardwareConfig) -> None:
     """Raise :class:`ExpertileError` naming the first maximum of ``config`` that ``layer`` exceeds."""
-    biased = BLOCK if layer.router_bias is not None or layer.experts[0].biased else 0
-    wide = BLOCK if layer.experts[0].biased else 0
+    if isinstance(layer, MoELayer):
+        expert_biased = layer.experts[0].biased
+        x_biased = expert_biased or layer.router_bias is not None
+    else:
+        expert_biased, x_biased = layer.expert_biased, layer.x_biased
     for what, value, key in (
-        ("hidden size", layer.hidden + biased, "max_hidden"),
-        ("expert width", layer.intermediate + wide, "max_intermediate"),
-        ("base expert width", layer.shared_intermediate, "max_intermediate"),
+        ("hidden size", _padded(layer.hidden, x_biased), "max_hidden"),
+        ("expert width", _padded(layer.intermediate, expert_biased), "max_intermediate"),
+        ("base expert width", _padded(layer.shared_intermediate, expert_biased), "max_intermediate"),
         ("number of experts", layer.n_experts, "max_experts"),
         ("experts a token (top-k)", layer.rule.top_k, "max_top_k"),
         ("number of expert groups", layer.rule.groups, "max_groups"),
@@ -112,8 +120,13 @@ def check_fits(layer: MoELayer, config: HardwareConfig) -> None:
                 f"config {config.name!r}: {what} {value} is over its {key} of {getattr(config, key)}; "
                 f"use a configuration with {key} >= {value}"
             )
-    if layer.hidden < 4:
-        raise ExpertileError(f"hidden size {layer.hidden}: at least 4 is needed")
+    if layer.hidden < 2:
+        raise ExpertileError(f"hidden size {layer.hidden}: at least 2 is needed")
+
+
+def _padded(elements: int, biased: bool) -> int:
+    """``elements`` in whole blocks, with the block of constants if there are biases."""
+    return (-(-elements // BLOCK) + biased) * BLOCK if biased else elements
 
 
 def _interleave(a: np.ndarray, b: np.ndarray) -> np.ndarray:
