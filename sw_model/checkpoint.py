@@ -1,28 +1,36 @@
 """Reads a Hugging Face checkpoint folder: ``config.json`` and ``model.safetensors``, whole or sharded.
 
-Tensors are read when asked for, one at a time, so that a checkpoint larger than memory can be worked through
-layer by layer. Nothing in the folder is executed or unpickled, and no name in it leads out of the folder.
+Tensors are read when asked for, one at a time and by their byte range, so that a checkpoint larger than
+memory can be worked through layer by layer. Nothing in the folder is executed or unpickled, and no name in it
+leads out of the folder.
 """
 
-import json
+from collections import Counter
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (its import teaches NumPy bfloat16, which safetensors then asks for)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from sw_model.errors import ExpertileError
 from sw_model.families import DecoderShape, Family, Fields, family
 from sw_model.moe import MoELayer
+from sw_model.storage import WHOLE, Store, read_json
+from sw_model.weights import Outline, Weights
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "LayerOutline", "ranges"]
 
-_WHOLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_DTYPES = ("F32", "F16", "BF16")
-_MOST_JSON_BYTES = 1 << 28  # the index of the largest public MoE is 9 MB
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOutline:
+    """What headers say of a layer: ``layer`` has shapes and rules, and zeros that take no memory as weights.
+
+    stored : elements by how they are stored ("float32", "float16", "bfloat16", "fp8", "mxfp4")
+    """
+
+    layer: MoELayer
+    stored: Counter[str]
 
 
 class Checkpoint:
@@ -38,20 +46,21 @@ class Checkpoint:
     family : str
         ``model_type``.
     n_layers : int
+        Decoder layers, MoE or not.
     moe_layers : list of int
         Layers whose block is MoE, ascending.
     shape : DecoderShape
-        The decoder around them.
+        The decoder around them; ExpertileError for a family whose attention is not supported.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], rules: Family, files: dict[str, str]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], rules: Family, store: Store) -> None:
         self.folder = folder
         self.config = config
         self.family = rules.MODEL_TYPE
         self._rules = rules
         self._fields = Fields(config, str(folder / "config.json"))
-        self._files = files  # tensor name -> file name
-        self._open_files: dict[str, Any] = {}
+        self._store = store
+        self.n_layers = self._fields.layers
         self.moe_layers = rules.moe_layers(self._fields)
 
     @classmethod
@@ -65,40 +74,32 @@ class Checkpoint:
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise ExpertileError(f"{folder}: no such folder: it should hold config.json and {_WHOLE}")
-        config = _read_json(folder / "config.json")
+            raise ExpertileError(f"{folder}: no such folder: it should hold config.json and {WHOLE}")
+        config = read_json(folder / "config.json")
         rules = family(config.get("model_type"), str(folder / "config.json"))
-        if (folder / _WHOLE).exists():
-            handle = _open_safetensors(folder / _WHOLE)
-            self = cls(folder, config, rules, dict.fromkeys(handle.keys(), _WHOLE))
-            self._open_files[_WHOLE] = handle
-            return self
-        if (folder / _INDEX).exists():
-            return cls(folder, config, rules, _shards(folder / _INDEX))
-        raise ExpertileError(f"{folder}: neither {_WHOLE} nor {_INDEX} is here: is the download complete?")
-
-    @property
-    def n_layers(self) -> int:
-        """Decoder layers, MoE or not."""
-        return self.shape.layers
+        return cls(folder, config, rules, Store(folder))
 
     @cached_property
     def shape(self) -> DecoderShape:
         """The decoder around the MoE blocks."""
         return self._rules.decoder_shape(self._fields)
 
+    def outline(self, n: int) -> LayerOutline:
+        """Layer ``n`` as far as headers tell; no weight is read. Raises as :meth:`moe_layer` does."""
+        tensors = Outline(self._store)
+        return LayerOutline(layer=self._layer(n, tensors), stored=tensors.stored)
+
     def moe_layer(self, n: int) -> MoELayer:
-        """Layer ``n`` in float32.
+        """Layer ``n`` in float32, with the codes of weights that are stored quantised.
 
         Raises
         ------
         ExpertileError
-            ``n`` is out of range or not MoE, or a tensor is missing, misshapen or not finite.
+            ``n`` is out of range or not MoE, a rule is not supported, or a tensor is missing, misshapen, of a
+            dtype that does not belong there, or not finite. All but the last is found before any is read.
         """
-        if n not in self.moe_layers:
-            layers = _ranges(self.moe_layers) or "none"
-            raise ExpertileError(f"{self.folder}: layer {n} is not a MoE layer: its MoE layers are {layers}")
-        return self._rules.moe_layer(self._fields, n, self.tensor)
+        self._layer(n, Outline(self._store))
+        return self._layer(n, Weights(self._store))
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """Tensor ``name`` as float32; its size is checked against ``shape``, if given, before it is read.
@@ -106,72 +107,28 @@ class Checkpoint:
         Raises
         ------
         ExpertileError
-            The tensor is absent, of another shape, of a dtype other than F32, F16 or BF16, or not finite.
+            The tensor is absent, of another shape, of a dtype other than F32, F16, BF16 or (for a matrix) FP8
+            with its scales, or not finite.
         """
-        if name not in self._files:
-            raise ExpertileError(f"{self.folder}: tensor {name} is missing: the {self.family} family has one")
-        path = self.folder / self._files[name]
+        shape = self._store.entry(name).shape if shape is None else shape
+        tensors = Weights(self._store)
+        if len(shape) == 2:
+            return tensors.matrix(name, (shape[0], shape[1])).value
+        return tensors.floats(name, shape)
+
+    def _layer(self, n: int, tensors: Weights) -> MoELayer:
+        if n not in self.moe_layers:
+            layers = ranges(self.moe_layers) or "none"
+            raise ExpertileError(f"{self.folder}: layer {n} is not a MoE layer: its MoE layers are {layers}")
         try:
-            entry = self._file(self._files[name]).get_slice(name)
-            have, dtype = tuple(entry.get_shape()), entry.get_dtype()
-            if shape is not None and have != shape:
-                raise ExpertileError(
-                    f"{path}: tensor {name} has shape {list(have)}: config.json makes it {list(shape)}"
-                )
-            if dtype not in _DTYPES:
-                raise ExpertileError(f"{path}: tensor {name} is {dtype}: {', '.join(_DTYPES)} can be read")
-            value = np.array(self._file(self._files[name]).get_tensor(name)).astype(np.float32, copy=False)
-        except (SafetensorError, OSError) as error:
-            raise ExpertileError(f"{path}: tensor {name} cannot be read ({_line(error)})") from error
-        if not np.isfinite(value).all():
-            raise ExpertileError(f"{path}: tensor {name} holds NaN or infinity: the checkpoint is damaged")
-        return value
-
-    def _file(self, name: str) -> Any:
-        if name not in self._open_files:
-            self._open_files[name] = _open_safetensors(self.folder / name)
-        return self._open_files[name]
+            return self._rules.moe_layer(self._fields, n, tensors)
+        except ExpertileError as error:
+            if str(error).startswith(str(self.folder)):
+                raise
+            raise ExpertileError(f"{self.folder}: layer {n}: {error}") from None
 
 
-def _open_safetensors(path: Path) -> Any:
-    if not path.is_file():
-        raise ExpertileError(f"{path}: no such file: is the download complete?")
-    try:
-        return safe_open(path, framework="numpy")  # checks the header against the size of the file
-    except (SafetensorError, OSError) as error:
-        raise ExpertileError(f"{path}: no whole safetensors file ({_line(error)}): fetch it anew") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_JSON_BYTES:
-            raise ExpertileError(f"{path}: larger than {_MOST_JSON_BYTES} bytes: this is no such file")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExpertileError(f"{path}: no such file: --checkpoint takes a Hugging Face folder") from None
-    except OSError as error:
-        raise ExpertileError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ExpertileError):
-            raise
-        raise ExpertileError(f"{path}: not JSON ({_line(error)})") from error
-    if not isinstance(value, dict):
-        raise ExpertileError(f"{path}: not a JSON object")
-    return value
-
-
-def _shards(path: Path) -> dict[str, str]:
-    files = _read_json(path).get("weight_map")
-    if not isinstance(files, dict) or not files:
-        raise ExpertileError(f"{path}: weight_map is missing: it maps tensor names to files")
-    for file in set(map(str, files.values())):
-        # A file of this folder and nothing else: no folders, no "..", no drive letters.
-        if Path(file).name != file or any(c in file for c in "\\:\0") or not file.endswith(".safetensors"):
-            raise ExpertileError(f"{path}: {file[:60]!r} does not name a safetensors file of this folder")
-    return {str(name): str(file) for name, file in files.items()}
-
-
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
     """0-3, 5: ascending numbers, runs shortened."""
     runs: list[list[int]] = []
     for n in numbers:
@@ -180,7 +137,3 @@ def _ranges(numbers: list[int]) -> str:
         else:
             runs.append([n, n])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

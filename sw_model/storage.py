@@ -165,7 +165,9 @@ def _read_header(path: Path) -> dict[str, Entry]:
             size = int.from_bytes(file.read(8), "little")
             header = _parse(path, file.read(size))
     except (SafetensorError, OSError) as error:
-        raise ExpertileError(f"{path}: no whole safetensors file ({one_line(error)}): fetch it anew") from None
+        raise ExpertileError(
+            f"{path}: no whole safetensors file ({one_line(error)}): fetch it anew"
+        ) from None
     header.pop("__metadata__", None)
     return {
         name: Entry(
@@ -188,6 +190,10 @@ def _weight_map(path: Path) -> dict[str, str]:
     for file in set(files.values()):
         # A file of this folder and nothing else: no folders, no "..", no drive letters.
         plain = Path(file).name == file and not any(c in file for c in "\\:\0")
-        if not plain or not file.endswith(".safetensors") or len(file.encode(errors="replace")) > _MOST_NAME_BYTES:
+        if (
+            not plain
+            or not file.endswith(".safetensors")
+            or len(file.encode(errors="replace")) > _MOST_NAME_BYTES
+        ):
             raise ExpertileError(f"{path}: {file[:60]!r} does not name a safetensors file of this folder")
     return files

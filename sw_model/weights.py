@@ -69,7 +69,7 @@ class Weights:
         return self._coded(entry, lambda: self._fp8(entry, scale), FP8, shape)
 
     def mxfp4(self, stem: str, shape: tuple[int, int, int], part: int) -> Matrix:
-        """Matrix ``part`` [out, in] of the stack ``shape`` = [n, out, in] in ``stem_blocks``, ``stem_scales``."""
+        """Matrix ``part`` [out, in] of ``stem_blocks`` and ``stem_scales``; ``shape`` = [n, out, in] of all."""
         n, rows, columns = shape
         entry, scales = self._store.entry(f"{stem}_blocks"), self._store.entry(f"{stem}_scales")
         if columns % BLOCK:
@@ -109,9 +109,7 @@ class Weights:
             raise scale_entry.damaged("a scale that is not positive")
         rows, columns = code.shape
         blocks = np.repeat(scale, TILE // BLOCK, axis=1)[:, : -(-columns // BLOCK)]
-        return CodedMatrix(
-            fmt=FP8, magnitudes=_E4M3[code], scale=np.repeat(blocks, TILE, axis=0)[:rows]
-        )
+        return CodedMatrix(fmt=FP8, magnitudes=_E4M3[code], scale=np.repeat(blocks, TILE, axis=0)[:rows])
 
     def _mxfp4(self, entry: Entry, scale_entry: Entry, part: int) -> CodedMatrix:
         pairs, scale = self._store.read(entry, part), self._store.read(scale_entry, part)
