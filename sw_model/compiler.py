@@ -182,6 +182,7 @@ class _Placer:
 def size(layer: QuantisedLayer, tiles: int) -> tuple[int, int]:
     """Macro words and scale entries a tile that ``layer`` takes."""
     matrices = [layer.router, *(m for e in layer.everyone for m in (e.gate_up, e.down))]
+    matrices += [layer.fallback] if layer.fallback is not None else []
     scales = [-(-m.rows // tiles) * m.blocks for m in matrices]
     return sum(n * m.fmt.words for n, m in zip(scales, matrices, strict=True)), sum(scales)
 
@@ -206,6 +207,8 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
     contexts = np.zeros((config.max_experts + 1, WORD_LIMBS), dtype=np.uint32)
     if layer.shared is not None:
         contexts[-1] = placer.context(layer.shared)
+    if layer.fallback is not None:  # the place of the base expert, which such a layer lacks
+        contexts[-1] = (0, 0, *placer.place(layer.fallback))
     for e, expert in enumerate(layer.experts):
         contexts[e] = placer.context(expert)
     scales = np.concatenate(placer.scales, axis=1)

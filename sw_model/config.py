@@ -42,6 +42,7 @@ class HardwareConfig:
     max_experts : most routed experts
     max_top_k : most routed experts a token
     max_groups : most groups of experts (group-limited routing)
+    max_domains : most domains that the gate tells apart
     weight_spread, activation_spread : octaves below the largest block scale of a row / of a token
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
@@ -57,6 +58,7 @@ class HardwareConfig:
     max_experts: int
     max_top_k: int
     max_groups: int = 8
+    max_domains: int = 8
     weight_spread: int = 8
     fp8_spread: int = 4
     activation_spread: int = 10

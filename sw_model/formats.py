@@ -124,6 +124,9 @@ ACT16_MAX = 1 << 14
 ACT16_LOW_BITS = 8
 
 
+SCALED_PARTS = ("sign", "top", "mag")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scaled:
     """Arrays of unpacked numbers: ``(-1)**sign * mag * 2**(top - 23)``; ``mag`` has 24 bits, 0 means zero."""
@@ -337,19 +340,24 @@ def quantise_coded(
     return q, int((used & ~exact.all(axis=2)).sum())
 
 
-def append_bias_block(x: Scaled) -> Scaled:
-    """Blocks [T, blocks, BLOCK] with the constants of ``BIAS_TOPS`` in a block behind them."""
+def bias_blocks(tokens: int) -> Scaled:
+    """The constants of ``BIAS_TOPS``, a block a token: [T, 1, BLOCK]."""
     lanes = len(BIAS_TOPS)
-    shape = (len(x.mag), 1, BLOCK)
+    shape = (tokens, 1, BLOCK)
     top = np.full(shape, TOP_MIN, dtype=np.int64)
     top[..., :lanes] = BIAS_TOPS
     mag = np.zeros(shape, dtype=np.int64)
     mag[..., :lanes] = 1 << (MAG_BITS - 1)
-    return Scaled(
-        sign=np.concatenate([x.sign, np.zeros(shape, dtype=bool)], axis=1),
-        top=np.concatenate([x.top, top], axis=1),
-        mag=np.concatenate([x.mag, mag], axis=1),
-    )
+    return Scaled(sign=np.zeros(shape, dtype=bool), top=top, mag=mag)
+
+
+def append_bias_block(x: Scaled) -> Scaled:
+    """Blocks [T, blocks, BLOCK] with the constants of ``BIAS_TOPS`` in a block behind them."""
+    constants = bias_blocks(len(x.mag))
+    parts = {
+        name: np.concatenate([getattr(x, name), getattr(constants, name)], axis=1) for name in SCALED_PARTS
+    }
+    return Scaled(**parts)
 
 
 def _quantise_blocks(x: Scaled, token_top: np.ndarray, *, spread: int, fraction: int) -> QuantisedVectors:

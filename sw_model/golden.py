@@ -20,6 +20,7 @@ from sw_model.formats import (
     ACT8_FRACTION,
     ACT8_MAX,
     ACT16_MAX,
+    BIAS_TOPS,
     BLOCK,
     MAG_BITS,
     TOP_MIN,
@@ -27,6 +28,7 @@ from sw_model.formats import (
     QuantisedVectors,
     Scaled,
     append_bias_block,
+    bias_blocks,
     normalise,
     pack_float32,
     pad_blocks,
@@ -35,6 +37,7 @@ from sw_model.formats import (
     round_shift,
     unpack_float32,
 )
+from sw_model.gate import FRACTION, Decisions, SideBand, admit, entropy, saturate
 from sw_model.moe import CLAMPED_ALPHA, Activation, RouterRule
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
@@ -63,11 +66,13 @@ class Stats:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction."""
+    """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction;
+    decisions of the three-level gate, None without one (then all candidates are used)."""
 
     y: np.ndarray
     experts: np.ndarray
     weights: np.ndarray
+    decisions: Decisions | None
     stats: Stats = field(repr=False)
 
 
@@ -145,17 +150,29 @@ def choose(choice: np.ndarray, rule: RouterRule) -> np.ndarray:
     return np.argsort(-choice, axis=1, kind="stable")[:, : rule.top_k]
 
 
-def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """experts [T, k], best first; weights [T, k]; entropy [T] in Q7.8 (0 under sigmoid scoring)."""
+
+    experts: np.ndarray
+    weights: np.ndarray
+    entropy: np.ndarray
+
+
+def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> Routing:
     """Router rows [T, E] to experts [T, k], best first, and their weights (Q7.16).
 
     softmax: p = 2**(l - largest l), the choice on l;   sigmoid: p = sigmoid(l), the choice on p + bias
     w = (floor(p * 2**17 / sum) + 1) >> 1, the sum over the chosen experts if renormalised, else over all
     (softmax) or 1 (sigmoid); then w * scale, rounded half up.
     """
+    h = np.zeros(len(rows.mag), dtype=np.int64)
     if rule.scoring == "softmax":
         choice = to_fixed(rows, LOGIT_FRACTION)
-        p = exp2_neg(choice.max(axis=1, keepdims=True) - choice)
+        distance = choice.max(axis=1, keepdims=True, initial=-FIXED_MAX) - choice
+        p = exp2_neg(distance)
         everything = p.sum(axis=1, keepdims=True)
+        h = entropy(p, distance, p.shape[1])
     else:
         p = sigmoid(rows)
         choice = p if selection_bias is None else p + fixed_bias(selection_bias)
@@ -164,8 +181,8 @@ def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> 
     chosen = np.take_along_axis(p, experts, axis=1)
     total = chosen.sum(axis=1, keepdims=True) if rule.renormalise else everything
     weights = (((chosen << (PROB_FRACTION + 1)) // total) + 1) >> 1
-    scale = fixed_scale(rule.scale)
-    return experts, (weights * scale + (1 << (SCALE_FRACTION - 1))) >> SCALE_FRACTION
+    weights = (weights * fixed_scale(rule.scale) + (1 << (SCALE_FRACTION - 1))) >> SCALE_FRACTION
+    return Routing(experts=experts, weights=weights, entropy=h)
 
 
 def fixed_bias(bias: np.ndarray) -> np.ndarray:
@@ -227,8 +244,48 @@ def check_input(x: np.ndarray, hidden: int) -> None:
         raise ExpertileError(f"input: NaN or infinity in token {token}; every value must be finite")
 
 
-def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
+def _part(x: Scaled, columns: slice | int) -> Scaled:
+    return Scaled(sign=x.sign[:, columns], top=x.top[:, columns], mag=x.mag[:, columns])
+
+
+def _gate(
+    layer: QuantisedLayer, rows: Scaled, routing: Routing, side: SideBand, resident: np.ndarray
+) -> Decisions | None:
+    """The three-level gate's decisions; None without a gate."""
+    if layer.gate is None:
+        return None
+    tokens, at = len(rows.mag), layer.n_experts + layer.shared_gated
+    density, domain = np.zeros((2, tokens), dtype=np.int64)
+    if layer.gate.density_row is not None:
+        density = saturate(to_fixed(_part(rows, at), FRACTION))
+        at += 1
+    if layer.gate.domain_rows is not None:
+        domain = to_fixed(_part(rows, slice(at, None)), LOGIT_FRACTION).argmax(axis=1)
+    return admit(
+        layer.gate,
+        experts=routing.experts,
+        weights=routing.weights,
+        density_row=density,
+        domain=domain,
+        h=routing.entropy,
+        side=side,
+        resident=resident,
+    )
+
+
+def run(
+    layer: QuantisedLayer,
+    x: np.ndarray,
+    config: HardwareConfig,
+    side: SideBand | None = None,
+    resident: np.ndarray | None = None,
+) -> Result:
     """Compute the layer for tokens ``x`` [T, H] float32.
+
+    Parameters
+    ----------
+    side : what comes with the tokens; None: no information, no tags
+    resident : bool [E], experts whose weights are on chip; None: all
 
     Raises
     ------
@@ -236,11 +293,9 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     """
     check_input(x, layer.hidden)
     tokens = len(x)
+    numbers = unpack_float32(x)
     blocks = Scaled(
-        **{
-            name: pad_blocks(getattr(unpack_float32(x), name), fill)
-            for name, fill in (("sign", False), ("top", -126), ("mag", 0))
-        }
+        sign=pad_blocks(numbers.sign, False), top=pad_blocks(numbers.top, -126), mag=pad_blocks(numbers.mag)
     )
     if layer.x_biased:
         blocks = append_bias_block(blocks)
@@ -248,24 +303,29 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     x8 = quantise_act8(blocks, token_top, spread=config.activation_spread)
     x16 = quantise_act16(blocks, token_top, spread=config.router_spread)
 
-    scores = gemv(layer.router, _select(x16, np.arange(tokens), layer.router.blocks), ACT16_MAX)
+    everyone = np.arange(tokens)
+    scores = gemv(layer.router, _select(x16, everyone, layer.router.blocks), ACT16_MAX)
     rows = normalise(scores, layer.router.row_exp + x16.base[:, None])
-    n = layer.n_experts
-    experts, weights = route(
-        Scaled(sign=rows.sign[:, :n], top=rows.top[:, :n], mag=rows.mag[:, :n]),
-        layer.rule,
-        layer.selection_bias,
+    routing = route(_part(rows, slice(layer.n_experts)), layer.rule, layer.selection_bias)
+    decisions = _gate(
+        layer,
+        rows,
+        routing,
+        side if side is not None else SideBand.empty(tokens),
+        resident if resident is not None else np.ones(layer.n_experts, dtype=bool),
     )
+    kept = decisions.kept if decisions is not None else np.ones(routing.experts.shape, dtype=bool)
 
     # One entry a slot: (expert, its tokens, their weights).
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
     if layer.shared is not None:
-        last = Scaled(sign=rows.sign[:, -1], top=rows.top[:, -1], mag=rows.mag[:, -1])
-        share = to_prob(sigmoid(last)) if layer.shared_gated else np.full(tokens, ONE)
-        slots.append((layer.shared, np.arange(tokens), share))
-    for e in np.unique(experts):
-        chosen, rank = np.nonzero(experts == e)
-        slots.append((layer.experts[e], chosen, weights[chosen, rank]))
+        share = np.full(tokens, ONE)
+        if layer.shared_gated:
+            share = to_prob(sigmoid(_part(rows, layer.n_experts)))
+        slots.append((layer.shared, everyone, share))
+    for e in np.unique(routing.experts[kept]):
+        chosen, rank = np.nonzero((routing.experts == e) & kept)
+        slots.append((layer.experts[e], chosen, routing.weights[chosen, rank]))
 
     # All of a token's h share one LSB, so every h is known before the first is quantised.
     hs = []
@@ -273,22 +333,30 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> Result:
     for expert, chosen, _ in slots:
         xe = _select(x8, chosen, expert.gate_up.blocks)
         gu = normalise(gemv(expert.gate_up, xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
-        g, u = (Scaled(sign=gu.sign[:, i::2], top=gu.top[:, i::2], mag=gu.mag[:, i::2]) for i in (0, 1))
-        h = activate(g, u, layer.activation, layer.limit)
+        h = activate(
+            _part(gu, slice(0, None, 2)), _part(gu, slice(1, None, 2)), layer.activation, layer.limit
+        )
         h = Scaled(sign=pad_blocks(h.sign, False), top=pad_blocks(h.top, TOP_MIN), mag=pad_blocks(h.mag))
         if layer.expert_biased:
             h = append_bias_block(h)
         hs.append(h)
         h_top[chosen] = np.maximum(h_top[chosen], h.top.max(axis=(1, 2)))
+    alone = np.nonzero(~kept.any(axis=1))[0] if layer.fallback is not None else everyone[:0]
+    h_top[alone] = BIAS_TOPS[0]
 
     total = _Combine(tokens, layer.hidden)
     for (expert, chosen, weight), h in zip(slots, hs, strict=True):
         h8 = quantise_act8(h, h_top[chosen], spread=config.activation_spread)
         acc = gemv(expert.down, h8, ACT8_MAX)
         total.add(chosen, acc, weight, expert.down.row_exp - layer.down_base)
+    if layer.fallback is not None and len(alone):
+        h8 = quantise_act8(bias_blocks(len(alone)), h_top[alone], spread=config.activation_spread)
+        acc = gemv(layer.fallback, h8, ACT8_MAX)
+        total.add(alone, acc, np.full(len(alone), ONE), layer.fallback.row_exp - layer.down_base)
     base = h_top - config.activation_spread - ACT8_FRACTION
     y = total.result((layer.down_base + base - PROB_FRACTION)[:, None])
-    return Result(y=y, experts=experts, weights=weights, stats=_stats(layer, experts))
+    stats = _stats(layer, routing.experts, kept, len(alone))
+    return Result(y=y, experts=routing.experts, weights=routing.weights, decisions=decisions, stats=stats)
 
 
 def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVectors:
@@ -298,7 +366,7 @@ def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVe
     )
 
 
-def _stats(layer: QuantisedLayer, experts: np.ndarray) -> Stats:
+def _stats(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray, alone: int) -> Stats:
     def cost(m: QuantisedMatrix) -> np.ndarray:
         """Products, nibble passes, word reads."""
         return m.rows * m.blocks * np.array([BLOCK, m.fmt.macs, m.fmt.words])
@@ -307,7 +375,11 @@ def _stats(layer: QuantisedLayer, experts: np.ndarray) -> Stats:
     total = tokens * cost(layer.router) * (1, 2, 2)  # high bytes and low bytes
     if layer.shared is not None:
         total += tokens * (cost(layer.shared.gate_up) + cost(layer.shared.down))
-    for e, count in zip(*np.unique(experts, return_counts=True), strict=True):
+    if layer.fallback is not None:
+        total += alone * cost(layer.fallback)
+    for e, count in zip(*np.unique(experts[kept], return_counts=True), strict=True):
         total += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
     macs, passes, reads = (int(n) for n in total)
-    return Stats(tokens=tokens, experts_used=experts.size, macs=macs, nibble_passes=passes, word_reads=reads)
+    return Stats(
+        tokens=tokens, experts_used=int(kept.sum()), macs=macs, nibble_passes=passes, word_reads=reads
+    )

@@ -13,6 +13,7 @@ from sw_model.errors import ExpertileError
 from sw_model.formats import (
     BLOCK,
     EXPERT_FORMATS,
+    INT8,
     ROUTER_FORMAT,
     CodedMatrix,
     QuantisedMatrix,
@@ -20,6 +21,7 @@ from sw_model.formats import (
     quantise_coded,
     quantise_weights,
 )
+from sw_model.gate import Gate
 from sw_model.moe import Activation, Expert, MoELayer, RouterRule
 from sw_model.scale_search import Importance, search_scales
 
@@ -56,7 +58,8 @@ class QuantisedLayer:
     """What the compiler places and the golden model runs.
 
     ``router`` has the E expert rows (scaled by log2(e) under softmax scoring, which works in the log2 domain)
-    and, where the base expert is gated, one more row for its gate. ``down_base`` is the least row exponent of
+    and behind them, as far as the layer has them, the rows of the base expert's gate, of the density and of
+    the domains. ``fallback`` is the gate's constant answer, as a matrix of a bias block alone. ``down_base`` is the least row exponent of
     all down projections: the combine's LSB. ``requantised`` counts blocks of a coded checkpoint whose codes
     could not be kept, ``scale_error`` is the largest relative rounding of its scales.
     """
@@ -72,6 +75,8 @@ class QuantisedLayer:
     expert_biased: bool
     shared: QuantisedExpert | None
     shared_gated: bool
+    gate: Gate | None
+    fallback: QuantisedMatrix | None
     down_base: int
     requantised: int = 0
     scale_error: float = 0.0
@@ -131,6 +136,43 @@ def _padded(elements: int, biased: bool) -> int:
 
 def _interleave(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
+def check_gate(gate: Gate, layer: MoELayer, config: HardwareConfig) -> None:
+    """Raise :class:`ExpertileError` where ``gate`` does not belong to ``layer`` or exceeds ``config``."""
+    domains = len(gate.domain_bias)
+    shapes = {
+        "domain_bias": (domains, layer.n_experts),
+        "cost": (layer.n_experts,),
+        "miss": (layer.n_experts,),
+        "density_row": (layer.hidden,),
+        "domain_rows": (domains, layer.hidden),
+        "fallback": (layer.hidden,),
+    }
+    for name, shape in shapes.items():
+        value = getattr(gate, name)
+        if value is not None and value.shape != shape:
+            raise ExpertileError(
+                f"gate: {name} has shape {list(value.shape)}, this layer needs {list(shape)}"
+            )
+    if len(gate.tau) != layer.rule.top_k:
+        raise ExpertileError(f"gate: {len(gate.tau)} thresholds tau, this layer needs {layer.rule.top_k}")
+    if domains > config.max_domains:
+        raise ExpertileError(
+            f"config {config.name!r}: {domains} domains are over its max_domains of {config.max_domains}; use a "
+            f"configuration with max_domains >= {domains}"
+        )
+    if layer.shared is None and gate.fallback is None:
+        raise ExpertileError("gate: this layer has no base expert, so the gate needs a fallback vector")
+
+
+def _fallback(
+    gate: Gate | None, layer: MoELayer, config: HardwareConfig, floor: int | None = None
+) -> QuantisedMatrix | None:
+    if gate is None or gate.fallback is None or layer.shared is not None:
+        return None
+    nothing = np.zeros((layer.hidden, 0))
+    return quantise_weights(nothing, INT8, spread=config.weight_spread, floor=floor, bias=gate.fallback)
 
 
 class _Quantiser:
@@ -204,6 +246,7 @@ def quantise(
     fmt: str | Sequence[ExpertFormats],
     config: HardwareConfig,
     importance: Sequence[Importance] | None = None,
+    gate: Gate | None = None,
 ) -> QuantisedLayer:
     """Quantise ``layer``; the router is always INT16.
 
@@ -211,6 +254,7 @@ def quantise(
     ----------
     fmt : a format for all ("int8", "int4", "fp8", "mxfp4"), "native", or the formats of every expert (the
         shared one last)
+    gate : the three-level gate; None: the checkpoint's own routing
     importance : for every expert, how much its columns matter (from calibration); None: all the same
 
     Raises
@@ -226,21 +270,29 @@ def quantise(
     factor = math.log2(math.e) if layer.rule.scoring == "softmax" else 1.0
     rows = layer.router.astype(np.float64) * factor
     bias = None if layer.router_bias is None else layer.router_bias.astype(np.float64) * factor
-    if layer.shared_gate is not None:
-        rows = np.concatenate([rows, layer.shared_gate.astype(np.float64)[None]])
-        bias = None if bias is None else np.append(bias, 0.0)
+    more = [layer.shared_gate[None]] if layer.shared_gate is not None else []
+    if gate is not None:
+        check_gate(gate, layer, config)
+        more += [gate.density_row[None]] if gate.density_row is not None else []
+        more += [gate.domain_rows] if gate.domain_rows is not None else []
+    rows = np.concatenate([rows, *(r.astype(np.float64) for r in more)])
+    bias = None if bias is None else np.pad(bias, (0, len(rows) - len(bias)))
     work = _Quantiser(config)
     jobs = list(zip(layer.everyone, formats, matters, strict=True))
     try:
         router = quantise_weights(rows, ROUTER_FORMAT, spread=config.router_spread, bias=bias)
         gate_ups = [work.gate_up(e, EXPERT_FORMATS[f.gate_up], i.gate_up) for e, f, i in jobs]
         downs = [work.down(e, EXPERT_FORMATS[f.down], i.down) for e, f, i in jobs]
+        fallback = _fallback(gate, layer, config)
         # One LSB serves the whole combine: lift the rows that lie too far below the layer's largest.
-        floor = int(max(d.row_exp.max() for d in downs)) - config.down_spread
+        all_downs = downs if fallback is None else [*downs, fallback]
+        floor = int(max(d.row_exp.max() for d in all_downs)) - config.down_spread
         downs = [
             d if d.row_exp.min() >= floor else work.down(e, EXPERT_FORMATS[f.down], i.down, floor)
             for d, (e, f, i) in zip(downs, jobs, strict=True)
         ]
+        if fallback is not None and fallback.row_exp.min() < floor:
+            fallback = _fallback(gate, layer, config, floor)
     except ValueError as e:
         raise ExpertileError(f"quantiser: {e}") from None
     experts = [QuantisedExpert(gate_up=g, down=d) for g, d in zip(gate_ups, downs, strict=True)]
@@ -256,7 +308,9 @@ def quantise(
         expert_biased=layer.experts[0].biased,
         shared=experts[-1] if layer.shared is not None else None,
         shared_gated=layer.shared_gate is not None,
-        down_base=int(min(d.row_exp.min() for d in downs)),
+        gate=gate,
+        fallback=fallback,
+        down_base=int(min(d.row_exp.min() for d in (downs if fallback is None else [*downs, fallback]))),
         requantised=work.requantised,
         scale_error=work.scale_error,
     )

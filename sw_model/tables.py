@@ -4,6 +4,7 @@
 
 ``SIGMOID``: |x| in Q4.16 (0 .. 16) to Q1.24, 256 segments; negative x through sigmoid(-x) = 1 - sigmoid(x).
 ``EXP2``: 2**-f for f in Q0.16 (0 .. 1) to Q1.24, 64 segments.
+``LOG2``: log2(1 + f) for f in Q0.12 (0 .. 1) to Q1.8, 32 segments.
 """
 
 from __future__ import annotations
@@ -73,3 +74,11 @@ SIGMOID = _table(
     out_frac=EXP2_FRACTION,
 )
 EXP2 = _table("exp2", lambda f: Decimal(2) ** -f, span=1, segments=64, frac_bits=10, out_frac=EXP2_FRACTION)
+LOG2 = _table(
+    "log2",
+    lambda f: (1 + f).ln() / Decimal(2).ln(),
+    span=1,
+    segments=32,
+    frac_bits=7,
+    out_frac=8,
+)

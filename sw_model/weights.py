@@ -69,7 +69,7 @@ class Weights:
         return self._coded(entry, lambda: self._fp8(entry, scale), FP8, shape)
 
     def mxfp4(self, stem: str, shape: tuple[int, int, int], part: int) -> Matrix:
-        """Matrix ``part`` [out, in] of ``stem_blocks`` and ``stem_scales``; ``shape`` = [n, out, in] of all."""
+        """Matrix ``part`` [out, in] of ``stem_blocks`` and ``stem_scales``, stacked as ``shape``."""
         n, rows, columns = shape
         entry, scales = self._store.entry(f"{stem}_blocks"), self._store.entry(f"{stem}_scales")
         if columns % BLOCK:

@@ -1,0 +1,57 @@
+"""Level 3 of the gate: what an expert costs."""
+
+from amaranth.hdl import Module, Mux
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.router.q78 import Q78, saturate
+from sw_model.config import HardwareConfig
+
+__all__ = ["Cost"]
+
+
+class Cost(wiring.Component):
+    """C[e] = cost[e] + (0 if resident[e] else miss[e]), Q7.8.
+
+    Members
+    -------
+    expert : ``cost`` is C[expert], ``LATENCY`` cycles later
+    load_addr, load_data : {miss, cost} of an expert with ``load_en``, its residency with ``resident_en``
+
+    The host writes residency between batches only, so that a batch sees one snapshot.
+    """
+
+    LATENCY = 2
+
+    def __init__(self, config: HardwareConfig) -> None:
+        self._depth = max(2, config.max_experts)
+        super().__init__(
+            {
+                "expert": In((self._depth - 1).bit_length()),
+                "cost": Out(Q78),
+                "load_addr": In(32),
+                "load_data": In(32),
+                "load_en": In(1),
+                "resident_en": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        entry = data.StructLayout({"cost": Q78, "miss": Q78})
+        m.submodules.table = table = Memory(shape=entry, depth=self._depth, init=[], attrs={"no_rw_check": 1})
+        m.submodules.resident = resident = Memory(
+            shape=1, depth=self._depth, init=[1] * self._depth, attrs={"no_rw_check": 1}
+        )
+        for memory, enable in ((table, self.load_en), (resident, self.resident_en)):
+            write = memory.write_port()
+            m.d.comb += [
+                write.addr.eq(self.load_addr),
+                write.data.eq(self.load_data),
+                write.en.eq(enable),
+            ]
+        read, here = table.read_port(), resident.read_port()
+        m.d.comb += [read.addr.eq(self.expert), here.addr.eq(self.expert), read.en.eq(1), here.en.eq(1)]
+        m.d.sync += self.cost.eq(saturate(read.data.cost + Mux(here.data, 0, read.data.miss)))
+        return m
