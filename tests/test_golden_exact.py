@@ -148,6 +148,20 @@ def test_gemv_is_exact(code: int, act: int, shift: int, act_shift: int, blocks: 
     assert np.array_equal(gemv(m2, x2, act), gemv(m, x, act))
 
 
+@pytest.mark.parametrize("blocks", [4, 8, 16, 64])
+def test_gemv_is_exact_to_the_last_bit(blocks: int) -> None:
+    """Sums of 52 to 57 bits whose last bit is odd: float64 may serve below 2**53 and not beyond."""
+    rng = np.random.default_rng(blocks)
+    m, x = operands(rng, 32767, (1 << 14) - 1, 4, 4, blocks, worst=True)
+    m.codes[:] -= 2 * np.sign(m.codes) * rng.integers(0, 3, m.codes.shape)
+    x.codes[:] -= 2 * np.sign(x.codes) * rng.integers(0, 3, x.codes.shape)
+    m.shift[:, -1] = x.shift[:, -1] = 0
+    m.codes[:, -1, 1:] = 0
+    sums = python_sums(m, x)
+    assert all(s % 2 for row in sums for s in row)
+    assert gemv(m, x, 1 << 14).tolist() == sums
+
+
 @pytest.mark.parametrize("router_spread", [1, 4])
 def test_bounds(router_spread: int) -> None:
     """The worst expert row reaches ``acc_bound`` where that binds; the worst router row never exceeds it."""
