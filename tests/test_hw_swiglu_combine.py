@@ -29,6 +29,9 @@ def test_swiglu() -> None:
     gate.mag[4::7] |= 1 << 23
     up.mag[4::7], up.top[4::7], gate.top[4::7] = ((1 << 47) - 1) // gate.mag[4::7], 3, 2
     assert (gate.mag * up.mag > (1 << 47) - (1 << 22)).sum() > 10
+    # Products of few bits, many of them ties.
+    gate.mag[5::7] = rng.integers(1 << 12, 1 << 13, len(gate.mag[5::7])) << 11
+    up.mag[5::7], up.top[5::7] = rng.integers(1 << 12, 1 << 13, len(up.mag[5::7])) << 11, 0
     want = golden.swiglu(gate, up)
     assert (want.mag == 0).sum() > 50 and (want.mag != 0).sum() > 200
     dut = SwiGlu(user=3)
