@@ -9,6 +9,7 @@ from sim.driver import CLEAR, ENABLE, Driver
 from sim.engines import open_engine
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config
+from sw_model.errors import ExpertileError
 
 pytestmark = pytest.mark.sim
 
@@ -179,3 +180,22 @@ def test_refused_access_raises(config: HardwareConfig) -> None:
     with open_engine("verilator", random_quantised(RIGHT, config, seed=12), config) as engine:
         with pytest.raises(RuntimeError, match=r"write of ID: SLVERR"):
             engine.driver.write("ID", 0)
+
+
+def test_golden_engine_counts_the_same_work(config: HardwareConfig) -> None:
+    layer, x = random_quantised(LEFT, config, seed=13), random_tokens(3, LEFT.hidden, seed=13)
+    with open_engine("golden", layer, config) as soft, open_engine("verilator", layer, config) as hard:
+        expected, result = soft.run(x), hard.run(x)
+    assert same_bits(result.y, expected.y)
+    assert expected.counters.items() <= result.counters.items()
+    assert expected.experts is not None and expected.experts.shape == (3, LEFT.top_k)
+
+
+def test_bad_requests_are_one_line(config: HardwareConfig) -> None:
+    layer = random_quantised(RIGHT, config, seed=14)
+    with pytest.raises(ExpertileError, match="engine 'vcs': unknown; choose one of golden,"):
+        open_engine("vcs", layer, config)
+    with open_engine("verilator", layer, config) as engine:
+        with pytest.raises(ExpertileError, match="dtype float64"):
+            engine.run(np.zeros((1, RIGHT.hidden)))
+        check(engine, random_tokens(1, RIGHT.hidden, seed=14))
