@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
-from sim.build import build_verilator
+from sim.build import build_verilator, generated
 from sim.driver import Driver, watchdog
 from sim.runner import LayerJob, build, run_layer
 from sim.verilator import Core
@@ -100,7 +99,7 @@ class _Verilator(Engine):
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float, seed: int) -> None:
         super().__init__(layer, config)
         image = compiler.compile(layer, config)
-        library = build_verilator(_verilog(config))
+        library = build_verilator(generated(config))
         self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config))
         self.driver = Driver(self.core)
         self.driver.load(image)
@@ -119,7 +118,7 @@ class _Icarus(Engine):
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float, seed: int) -> None:
         super().__init__(layer, config)
         self._image = compiler.compile(layer, config)
-        self._folder = build("icarus", _verilog(config))
+        self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed
 
     def _run(self, x: np.ndarray) -> EngineResult:
@@ -128,13 +127,6 @@ class _Icarus(Engine):
         )
         y, counters = run_layer("icarus", self._folder, job)
         return EngineResult(y=y, experts=None, counters=counters)
-
-
-@cache
-def _verilog(config: HardwareConfig) -> str:
-    from hw.verilog import generate
-
-    return generate(config)
 
 
 _RTL = {"verilator": _Verilator, "icarus": _Icarus}

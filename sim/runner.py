@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.build import TOP, cached, key
+from sim.build import TOP, cached, key, without_zeros
 from sim.tools import BUILD, ROOT, icarus, icarus_version, sim_environment, verilator, verilator_version
 from sw_model.compiler import Image
 
@@ -25,6 +25,9 @@ SIMULATORS = ("icarus", "verilator")
 JOB = "EXPERTILE_SIM_JOB"
 """Environment variable that names a testbench's input file; it writes ``result.npz`` beside it."""
 
+# The generated text is Verilog-2005. Read as SystemVerilog, initial values come before every process starts,
+# and `always @*` blocks that wait for a change at time 0 would stay X.
+_ICARUS_ARGS = ["-g2005"]
 _VERILATOR_ARGS = ["-O3", "--x-initial", "unique", "--no-timing", "-Wno-lint", "-Wno-style", "-Wno-fatal"]
 
 
@@ -63,10 +66,12 @@ def build(simulator: str, verilog: str, top: str = TOP) -> Path:
     """
     if simulator == "icarus":
         icarus()
-        version, product, env = icarus_version(), "sim.vvp", {}
+        version, product, env, arguments = icarus_version(), "sim.vvp", {}, _ICARUS_ARGS
     else:
         verilator()
-        version, product, env = verilator_version(), top, sim_environment()
+        version, product, env, arguments = verilator_version(), top, sim_environment(), _VERILATOR_ARGS
+
+    verilog = without_zeros(verilog)
 
     def work(folder: Path) -> None:
         source = folder / f"{top}.v"
@@ -74,10 +79,10 @@ def build(simulator: str, verilog: str, top: str = TOP) -> Path:
         with _environment(env):
             _runner(simulator).build(
                 sources=[source], hdl_toplevel=top, build_dir=folder, timescale=("1ns", "1ps"), always=True,
-                build_args=_VERILATOR_ARGS if simulator == "verilator" else [], log_file=folder / "build.log",
+                build_args=arguments, log_file=folder / "build.log",
             )
 
-    name = f"cocotb-{simulator}-" + key(verilog, top, version, " ".join(_VERILATOR_ARGS))
+    name = f"cocotb-{simulator}-" + key(verilog, top, version, *arguments)
     return cached(name, product, f"building for {simulator} (cocotb)", work).parent
 
 

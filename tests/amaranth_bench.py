@@ -43,7 +43,10 @@ class Source:
 
 @dataclass
 class Sink:
-    """Takes ``count`` items from ``stream``; checks that what is offered stays until it is taken."""
+    """Takes ``count`` items from ``stream``; checks that what is offered stays until it is taken.
+
+    At ``rate`` 1 it is always ready; below, it waits for an item before it is, as the rules of streams allow.
+    """
 
     stream: Any
     count: int
@@ -85,10 +88,11 @@ async def transfer(
                 s.offered = True
                 ctx.set(Value.cast(s.stream.payload), s.items[s.sent])
             ctx.set(s.stream.valid, s.offered)
-        ready = [rng.random() < s.rate for s in sinks]
-        for s, accept in zip(sinks, ready, strict=True):
+        ready = []
+        for s in sinks:
             before = ctx.get(s.stream.valid)
-            ctx.set(s.stream.ready, accept)
+            ready.append(bool(s.rate == 1 or (before and rng.random() < s.rate)))
+            ctx.set(s.stream.ready, ready[-1])
             assert ctx.get(s.stream.valid) == before, "valid depends on ready"
         values = await clock(ctx, *probes, *watch)
         for s, taken in zip(sources, values, strict=False):

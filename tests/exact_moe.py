@@ -35,7 +35,13 @@ def _dot(a: list[Fraction], b: list[Fraction]) -> Fraction:
     return sum((v * w for v, w in zip(a, b, strict=True) if v and w), Fraction(0))
 
 
-def _round24(v: Fraction) -> Fraction:
+def value(sign: bool, top: int, mag: int) -> Fraction:
+    """An unpacked number."""
+    return (-1 if sign else 1) * int(mag) * power(int(top) - 23)
+
+
+def round24(v: Fraction) -> Fraction:
+    """The nearest number of 24 bits, ties to even."""
     if not v:
         return v
     lsb = power(log2_floor(abs(v)) - 23)
@@ -60,7 +66,8 @@ def _quantise(vectors: list[list[Fraction]], spread: int, fraction: int, most: i
     return out
 
 
-def _sigmoid(v: Fraction) -> int:
+def sigmoid(v: Fraction) -> int:
+    """Q1.16, by the table."""
     arg = min((abs(v) * (1 << 12)).__floor__(), (1 << 16) - 1)
     s = int(SIGMOID(np.array(arg)))
     return ONE - s if v < 0 else s
@@ -90,19 +97,19 @@ def run(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig) -> list[Ex
     def one(token: list[Fraction]) -> Exact:
         (x8,) = _quantise([token], config.activation_spread, 6, 127, -126)
         (x16,) = _quantise([token], config.router_spread, 13, 1 << 14, -126)
-        scores = [_round24(s) for s in product(layer.router, x16)]
+        scores = [round24(s) for s in product(layer.router, x16)]
         limit = (1 << 31) - 1
         logits = [max(-limit, min(limit, round(s * ONE))) for s in scores[: layer.n_experts]]
         experts, weights = _route(logits, layer.top_k, layer.renormalise)
         slots: list[tuple[QuantisedExpert, int]] = []
         if layer.shared is not None:
-            slots.append((layer.shared, _sigmoid(scores[-1]) if layer.shared_gated else ONE))
+            slots.append((layer.shared, sigmoid(scores[-1]) if layer.shared_gated else ONE))
         slots += [(layer.experts[e], w) for e, w in zip(experts, weights, strict=True)]
         hs = []
         for expert, _ in slots:
-            sums = [_round24(s) for s in product(expert.gate_up, x8)]
+            sums = [round24(s) for s in product(expert.gate_up, x8)]
             pairs = zip(sums[::2], sums[1::2], strict=True)
-            hs.append([_round24(_round24(g * u) * Fraction(_sigmoid(g), ONE)) for g, u in pairs])
+            hs.append([round24(round24(g * u) * Fraction(sigmoid(g), ONE)) for g, u in pairs])
         h8 = _quantise(hs, config.activation_spread, 6, 127, -1024)
         y = [Fraction(0)] * layer.hidden
         for (expert, weight), h in zip(slots, h8, strict=True):

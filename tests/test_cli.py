@@ -106,7 +106,6 @@ class FakeEngine:
 @pytest.fixture
 def fake(monkeypatch):
     """Put FakeEngine in the simulator's place: ``fake(flip=True) -> list of engines opened``."""
-    engines = pytest.importorskip("sim.engines")
 
     def install(**options):
         opened = []
@@ -115,7 +114,7 @@ def fake(monkeypatch):
             opened.append(FakeEngine(*a, **k, **options))
             return opened[-1]
 
-        monkeypatch.setattr(engines, "open_engine", open_engine)
+        monkeypatch.setattr("sim.engines.open_engine", open_engine)
         return opened
 
     return install

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from test_cli import fake, refused, run  # noqa: F401 (fake is a fixture)
 
+from expertile.options import ROOT
 from sw_model import reference
 from sw_model.checkpoint import Checkpoint
+from sw_model.compiler import compile
+from sw_model.config import load_config
 from sw_model.decoder import Decoder, generate
 from sw_model.evaluation import evaluate
+from sw_model.quantised import quantise
 
 
 def float_decoder(folder):
@@ -96,12 +100,45 @@ def test_eval_refuses(tiny_checkpoint, tmp_path, capsys):
 
 
 def test_unknown_board(tmp_path, capsys):
-    pytest.importorskip("hw.boards.flow")
     refused(capsys, tmp_path, run("fpga", "--board", "nope", "-o", tmp_path / "fpga"), "'nope'")
 
 
+def test_fpga_refuses_before_it_builds(tmp_path, capsys, tiny_checkpoint):
+    options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga")
+    refused(capsys, tmp_path, run(*options, "--config", "nope"), "'nope'")
+    refused(capsys, tmp_path, run(*options, "--checkpoint", tiny_checkpoint, "--layer", 2), "layer 2")
+
+
+def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, monkeypatch):
+    seen = []
+
+    def build(board, config, folder, progress, image):
+        progress("placing")
+        seen.append((board, config.name, image))
+        return {"fmax_mhz": 61.5, "seconds": 3}
+
+    monkeypatch.setattr("hw.boards.flow.build", build)
+    options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga", "--config", "tiny")
+    assert run(*options) == run(*options, "--checkpoint", tiny_checkpoint, "--layer", 1) == 0
+    assert [s[:2] for s in seen] == [("ulx3s_85f", "tiny")] * 2
+    config = load_config("tiny")
+    want = compile(quantise(Checkpoint.open(tiny_checkpoint).moe_layer(1), "int4", config), config)
+    assert seen[0][2] is None
+    np.testing.assert_array_equal(seen[1][2].words, want.words)
+    assert "61.5" in capsys.readouterr().out
+
+
 def test_verilog_refuses(tmp_path, capsys):
-    pytest.importorskip("hw.verilog")
     refused(capsys, tmp_path, run("verilog", "--config", "nope", "-o", tmp_path / "a.v"), "'nope'")
     refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "no" / "a.v"), "no folder")
     refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "a.json"), "another ending")
+
+
+def test_verilog(tmp_path):
+    assert run("verilog", "--config", "tiny", "-o", tmp_path / "a.v") == 0
+    text = (tmp_path / "a.v").read_text()
+    assert "module expertile_top(" in text and str(ROOT) not in text
+    description = json.loads((tmp_path / "a.json").read_text())
+    assert description["config_hash"] == load_config("tiny").hash
+    assert {"ports", "registers", "config"} <= description.keys()
+    assert all(f" {port['name']};" in text for port in description["ports"])

@@ -1,6 +1,7 @@
 """The golden model against the float64 reference, and the properties that it promises."""
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from test_golden_exact import CONFIG, SHAPES, bits
 from sw_model import golden, reference
 from sw_model.config import load_config
 from sw_model.errors import ExpertileError
-from sw_model.formats import BLOCK
+from sw_model.formats import BLOCK, Scaled
 from sw_model.moe import Expert, MoELayer
 from sw_model.quantised import quantise
+from sw_model.tables import EXP2
 
 
 def same(a: golden.Result, b: golden.Result) -> bool:
@@ -63,6 +65,40 @@ def test_routing_weights(renormalise: bool) -> None:
     assert np.abs(weights / golden.ONE - chosen / total).max() < 4e-5
     if renormalise:
         assert (np.abs(weights.sum(axis=1) - golden.ONE) <= 2).all()
+
+
+def test_exponential() -> None:
+    """2**-d against the function: exact in its table, rounded to nearest even below it, 0 from 32 on."""
+    d = np.concatenate([np.arange(0, 40 << 16, 977), np.arange(40) << 16, [(1 << 32) - 2]])
+    p = golden.exp2_neg(d)
+    for value, got in zip(d.tolist(), p.tolist(), strict=True):
+        whole, part = divmod(value, 1 << 16)
+        want = round(Fraction(int(EXP2(np.array(part))), 1 << whole)) if whole < 32 else 0
+        assert got == want, value
+    assert np.abs(p / (1 << 24) - np.exp2(-d / (1 << 16))).max() < 2e-5
+
+
+def test_logits() -> None:
+    """Q15.16 against fractions, around every exponent of the range and saturated beyond it."""
+    rng = np.random.default_rng(18)
+    top = np.repeat(np.arange(-20, 18), 40)
+    mag = rng.integers(1 << 23, 1 << 24, len(top))
+    mag[::4], mag[1::4] = 1 << 23, (1 << 24) - 1
+    drop = np.clip(7 - top[2::4], 1, 23)  # ties
+    mag[2::4] = mag[2::4] >> drop << drop | 1 << (drop - 1) | 1 << 23
+    sign = rng.random(len(top)) < 0.5
+    logits = golden.to_logit(Scaled(sign=sign, top=top, mag=mag))
+    for s, t, m, logit in zip(sign, top.tolist(), mag.tolist(), logits.tolist(), strict=True):
+        exact = min(golden.LOGIT_MAX, round(m * Fraction(2) ** (t - 23 + 16)))
+        assert logit == (-exact if s else exact), (t, m)
+
+
+def test_many_experts_that_tie() -> None:
+    rng = np.random.default_rng(19)
+    logits = rng.integers(0, 3, (20, 100)) << 16
+    experts, _ = golden.route(logits, 40, True)
+    for row, chosen in zip(logits.tolist(), experts.tolist(), strict=True):
+        assert chosen == sorted(range(100), key=lambda e: (-row[e], e))[:40]
 
 
 # --- properties ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The golden model bit for bit against exact fractions, and its sums against Python's integers."""
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import exact_moe
@@ -10,7 +11,7 @@ from random_layers import random_layer, random_tokens
 
 from sw_model import golden
 from sw_model.config import HardwareConfig
-from sw_model.formats import BLOCK, INT4, INT8, INT16, QuantisedMatrix, QuantisedVectors
+from sw_model.formats import BLOCK, INT4, INT8, INT16, TOP_MIN, QuantisedMatrix, QuantisedVectors, Scaled
 from sw_model.golden import gemv
 from sw_model.quantised import QuantisedLayer, quantise
 
@@ -93,6 +94,42 @@ def test_every_configuration_that_is_accepted_is_exact(down_spread: int) -> None
     check_exact(quantise(layer, "int8", config), random_tokens(rng, 9, layer.hidden), config)
 
 
+def few_bits(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Magnitudes of 24 bits with 13 that count, whose products are often ties; some full ones."""
+    mag = rng.integers(1 << 12, 1 << 13, n) << 11
+    mag[::3] = rng.integers(1 << 23, 1 << 24, len(mag[::3]))
+    mag[1::3] |= rng.integers(0, 2, len(mag[1::3]))
+    mag[::50] = 0
+    return mag
+
+
+def test_swiglu() -> None:
+    """h = (gate * up) * sigmoid(gate) in fractions, each product rounded to 24 bits."""
+    rng = np.random.default_rng(5)
+    n = 3000
+    tops = rng.integers(-14, 5, n), rng.integers(-200, 200, n)
+    gate, up = (Scaled(sign=rng.random(n) < 0.5, top=t, mag=few_bits(rng, n)) for t in tops)
+    h = golden.swiglu(gate, up)
+    ties = 0
+    for i in range(n):
+        g, u = (exact_moe.value(v.sign[i], v.top[i], v.mag[i]) for v in (gate, up))
+        ties += int(gate.mag[i]) * int(up.mag[i]) % (1 << 23) == 1 << 22
+        want = exact_moe.round24(exact_moe.round24(g * u) * Fraction(exact_moe.sigmoid(g), 1 << 16))
+        assert exact_moe.value(h.sign[i], h.top[i], h.mag[i]) == want
+        assert (h.top[i] == TOP_MIN) == (h.mag[i] == 0)
+    assert ties > 20
+
+
+def test_sigmoid() -> None:
+    """The argument is truncated to Q4.12, never rounded, and saturates at 16."""
+    mags = np.array([1 << 23, (1 << 24) - 1, (1 << 23) + 1, (1 << 24) - (1 << 8), (1 << 24) - (1 << 12)])
+    top = np.repeat(np.arange(-16, 7), len(mags) * 2)
+    mag = np.tile(np.repeat(mags, 2), 23)
+    sign = np.arange(len(mag)) % 2 == 1
+    got = golden.sigmoid(Scaled(sign=sign, top=top, mag=mag)).tolist()
+    assert got == [exact_moe.sigmoid(exact_moe.value(*v)) for v in zip(sign, top, mag, strict=True)]
+
+
 def python_sums(m: QuantisedMatrix, x: QuantisedVectors) -> list[list[int]]:
     out = []
     for t in range(len(x.codes)):
@@ -146,6 +183,20 @@ def test_gemv_is_exact(code: int, act: int, shift: int, act_shift: int, blocks: 
     m2 = replace(m, codes=m.codes[:, order], mant=m.mant[:, order], shift=m.shift[:, order])
     x2 = replace(x, codes=x.codes[:, order], shift=x.shift[:, order])
     assert np.array_equal(gemv(m2, x2, act), gemv(m, x, act))
+
+
+@pytest.mark.parametrize("blocks", [4, 8, 16, 64])
+def test_gemv_is_exact_to_the_last_bit(blocks: int) -> None:
+    """Sums of 52 to 57 bits whose last bit is odd: float64 may serve below 2**53 and not beyond."""
+    rng = np.random.default_rng(blocks)
+    m, x = operands(rng, 32767, (1 << 14) - 1, 4, 4, blocks, worst=True)
+    m.codes[:] -= 2 * np.sign(m.codes) * rng.integers(0, 3, m.codes.shape)
+    x.codes[:] -= 2 * np.sign(x.codes) * rng.integers(0, 3, x.codes.shape)
+    m.shift[:, -1] = x.shift[:, -1] = 0
+    m.codes[:, -1, 1:] = 0
+    sums = python_sums(m, x)
+    assert all(s % 2 for row in sums for s in row)
+    assert gemv(m, x, 1 << 14).tolist() == sums
 
 
 @pytest.mark.parametrize("router_spread", [1, 4])

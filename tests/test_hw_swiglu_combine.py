@@ -25,6 +25,13 @@ def test_swiglu() -> None:
     order = rng.permutation(n)
     up = Scaled(sign=up.sign[order], top=up.top[order], mag=up.mag[order])
     up.mag[3::7], up.top[3::7] = (1 << 24) - 1, 1
+    # Products just below a power of two, which the first rounding carries over.
+    gate.mag[4::7] |= 1 << 23
+    up.mag[4::7], up.top[4::7], gate.top[4::7] = ((1 << 47) - 1) // gate.mag[4::7], 3, 2
+    assert (gate.mag * up.mag > (1 << 47) - (1 << 22)).sum() > 10
+    # Products of few bits, many of them ties.
+    gate.mag[5::7] = rng.integers(1 << 12, 1 << 13, len(gate.mag[5::7])) << 11
+    up.mag[5::7], up.top[5::7] = rng.integers(1 << 12, 1 << 13, len(up.mag[5::7])) << 11, 0
     want = golden.swiglu(gate, up)
     assert (want.mag == 0).sum() > 50 and (want.mag != 0).sum() > 200
     dut = SwiGlu(user=3)

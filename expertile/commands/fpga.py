@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from expertile import options
+from expertile.options import MODEL, FormatName
 from expertile.output import console, table
 
 __all__ = ["command"]
@@ -16,24 +18,35 @@ def command(
     config: Annotated[
         str | None, typer.Option(help="Hardware configuration.", show_default="the board's own")
     ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Bake this MoE layer's weights in; else they are loaded at run time.")
+    ] = None,
+    checkpoint: options.Checkpoint = MODEL,
+    format: options.Format = FormatName.int4,
 ) -> None:
     """Synthesise, place and route, and pack a bitstream."""
     from hw.boards import flow
+    from sw_model.checkpoint import Checkpoint
+    from sw_model.compiler import compile
     from sw_model.config import load_config
     from sw_model.errors import ExpertileError
+    from sw_model.quantised import quantise
 
     if board not in flow.BOARDS:
         raise ExpertileError(
             f"board {board!r}: no such board; choose one of {', '.join(sorted(flow.BOARDS))}"
         )
-    hardware = load_config(config or board)
     if output.exists() and not output.is_dir():
         raise ExpertileError(f"{output}: is a file: name a folder")
+    hardware = load_config(config or board)
+    image = None
+    if layer is not None:
+        image = compile(
+            quantise(Checkpoint.open(checkpoint).moe_layer(layer), format.value, hardware), hardware
+        )
     output.mkdir(parents=True, exist_ok=True)
     with console(stderr=True).status("starting") as status:
-        report = flow.build(board, hardware, output, status.update)
-    table(
-        f"{board}, configuration {hardware.name}",
-        {k: v for k, v in report.items() if not isinstance(v, dict)},
-    )
+        report = flow.build(board, hardware, output, status.update, image)
+    figures = {k: v for k, v in report.items() if not isinstance(v, dict | list)}
+    table(f"{board}, configuration {hardware.name}", figures)
     console().print(f"bitstream and report: {output}", soft_wrap=True)

@@ -1,0 +1,126 @@
+"""Configurations: presets, TOML files, what is refused and how, and the widths that follow."""
+
+import re
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+
+from sw_model.config import HardwareConfig, load_config, presets
+from sw_model.errors import ExpertileError
+
+GOOD = {
+    "tiles": 2, "words": 64, "scales": 32, "max_hidden": 64, "max_intermediate": 32, "max_experts": 4,
+    "max_top_k": 2,
+}  # fmt: skip
+
+
+def write(folder: Path, text: str | None = None, **changes: object) -> str:
+    path = folder / "mine.toml"
+    keys = {k: v for k, v in {**GOOD, **changes}.items() if v is not None}
+    path.write_text("\n".join(f"{k} = {v}" for k, v in keys.items()) if text is None else text)
+    return str(path)
+
+
+def test_presets() -> None:
+    assert {"tiny", "base", "ulx3s_85f"} <= set(presets())
+    for name in presets():
+        config = load_config(name)
+        assert config.name == name
+    assert len({load_config(n).hash for n in presets()}) == len(presets())
+
+
+def test_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, weight_spread=6))
+    assert config == HardwareConfig(name="mine", **GOOD, weight_spread=6)
+    assert load_config(write(tmp_path, name='"other"')).name == "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": 3}, "unknown key 'colour'.*known keys.*max_hidden"),
+        ({"words": None}, "missing key 'words'"),
+        ({"words": '"many"'}, "words must be a positive integer"),
+        ({"words": 2.5}, "words must be a positive integer"),
+        ({"words": "true"}, "words must be a positive integer"),
+        ({"words": 0}, "words must be a positive integer"),
+        ({"words": -4}, "words must be a positive integer"),
+        ({"words": "[1, 2]"}, "words must be a positive integer"),
+        ({"tiles": 3}, "tiles must be a power of two, not 3"),
+        ({"max_hidden": 40}, "max_hidden must be a multiple of 32, not 40"),
+        ({"max_intermediate": 1}, "max_intermediate must be a multiple of 32, not 1"),
+        ({"scales": 30}, "scales must be a multiple of 4, not 30"),
+        ({"max_top_k": 5}, "max_top_k must not exceed max_experts"),
+        ({"weight_spread": 32}, "weight_spread must be below 32"),
+        ({"down_spread": 0}, "down_spread must be a positive integer"),
+        ({"router_spread": 20}, "accumulators exceed"),
+        ({"activation_spread": 30, "weight_spread": 30}, "accumulators exceed"),
+        ({"down_spread": 31}, "accumulators exceed"),
+    ],
+)
+def test_refused(changes: dict, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(ExpertileError, match=message) as error:
+        load_config(path)
+    assert path in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["tiles = = 3", "tiles = 2\ntiles = 2", "[tiles", "\x00"])
+def test_not_toml(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ExpertileError, match="not valid TOML"):
+        load_config(write(tmp_path, text))
+
+
+def test_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"\xff\xfe\x00tiles")
+    with pytest.raises(ExpertileError, match="not valid TOML"):
+        load_config(str(path))
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ExpertileError, match=re.escape(str(tmp_path / "none.toml"))):
+        load_config(str(tmp_path / "none.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ExpertileError, match="cannot be read"):
+        load_config(str(tmp_path / "folder.toml"))
+    with pytest.raises(ExpertileError, match=r"no such preset; choose one of.*tiny"):
+        load_config("tinny")
+
+
+def test_keyword_only_and_frozen() -> None:
+    config = HardwareConfig(name="a", **GOOD)
+    with pytest.raises(AttributeError):
+        config.tiles = 4  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        HardwareConfig("a", *GOOD.values())  # type: ignore[misc]
+
+
+def test_hash() -> None:
+    """Stable from machine to machine, and different for every field."""
+    config = HardwareConfig(name="a", **GOOD)
+    assert config.hash == "c2df335fbfdf"
+    changed = {
+        "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
+        "max_experts": 5, "max_top_k": 3, "weight_spread": 7, "activation_spread": 9, "router_spread": 3,
+        "down_spread": 11,
+    }  # fmt: skip
+    assert set(changed) == {f.name for f in fields(HardwareConfig)}
+    hashes = {replace(config, **{k: v}).hash for k, v in changed.items()}
+    assert len(hashes) == len(changed) and config.hash not in hashes
+    assert HardwareConfig(**asdict(config)).hash == config.hash
+
+
+def test_widths_by_hand() -> None:
+    config = HardwareConfig(name="a", **GOOD)
+    assert (config.max_blocks, config.max_slots) == (2, 3)
+    expert = 64 * 255 * 127 * 127 << 18
+    router = 64 * 255 * 32767 * 16384 << 8
+    assert max(expert, router) <= config.acc_bound < 1.01 * max(expert, router)
+    assert config.shift_max == 18
+    assert replace(config, weight_spread=1, activation_spread=2).shift_max == 16  # the router's high bytes
+    small = replace(config, router_spread=1)
+    assert small.acc_bound == expert
+    assert small.acc_bits == expert.bit_length() + 1
+    assert small.combine_bits == ((expert << 16 + 12) * 3).bit_length() + 1

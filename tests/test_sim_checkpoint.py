@@ -1,0 +1,85 @@
+"""The shipped checkpoint on the hardware: every MoE layer, held-out text, both formats, bit for bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sim_layers import check
+
+from sim.bench import heldout_inputs, run, write
+from sim.engines import open_engine
+from sw_model.checkpoint import Checkpoint
+from sw_model.config import HardwareConfig, load_config
+from sw_model.quantised import quantise
+
+FOLDER = Path(__file__).parent.parent / "models" / "base"
+TOKENS = 256
+
+pytestmark = [
+    pytest.mark.sim,
+    pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="models/base is not here"),
+]
+
+
+@pytest.fixture(scope="module")
+def config() -> HardwareConfig:
+    return load_config("base")
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Checkpoint.open(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def inputs(checkpoint: Checkpoint) -> dict[int, np.ndarray]:
+    return heldout_inputs(checkpoint, TOKENS)
+
+
+@pytest.mark.parametrize("stalls", [0.0, 0.3])
+@pytest.mark.parametrize("fmt", ["int8", "int4"])
+def test_every_layer_under_verilator(
+    fmt: str, stalls: float, config: HardwareConfig, checkpoint: Checkpoint, inputs: dict[int, np.ndarray]
+) -> None:
+    for n in checkpoint.moe_layers:
+        layer = quantise(checkpoint.moe_layer(n), fmt, config)
+        with open_engine("verilator", layer, config, stalls=stalls, seed=n) as engine:
+            check(engine, inputs[n])
+
+
+@pytest.mark.parametrize(("which", "fmt", "stalls"), [(0, "int8", 0.1), (-1, "int4", 0.0)])
+def test_first_and_last_layer_under_icarus(
+    which: int,
+    fmt: str,
+    stalls: float,
+    config: HardwareConfig,
+    checkpoint: Checkpoint,
+    inputs: dict[int, np.ndarray],
+) -> None:
+    n = checkpoint.moe_layers[which]
+    layer = quantise(checkpoint.moe_layer(n), fmt, config)
+    with open_engine("icarus", layer, config, stalls=stalls, seed=n) as engine:
+        check(engine, inputs[n][:2])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("stalls", [0.0, 0.2])
+@pytest.mark.parametrize("fmt", ["int8", "int4"])
+def test_every_layer_under_icarus(
+    fmt: str, stalls: float, config: HardwareConfig, checkpoint: Checkpoint, inputs: dict[int, np.ndarray]
+) -> None:
+    for n in checkpoint.moe_layers:
+        layer = quantise(checkpoint.moe_layer(n), fmt, config)
+        with open_engine("icarus", layer, config, stalls=stalls, seed=n) as engine:
+            check(engine, inputs[n][:3])
+
+
+def test_bench(tmp_path: Path) -> None:
+    rows = run("base", tokens=8)
+    assert {(r["format"], r["pattern"]) for r in rows} == {
+        (f, p) for f in ("int8", "int4") for p in ("stream", "single")
+    }
+    assert all(0 < r["mac_utilisation"] <= 1 for r in rows)
+    write(rows, tmp_path)
+    assert (tmp_path / "bench.md").read_text().count("\n| int") == len(rows)

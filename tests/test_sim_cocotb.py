@@ -1,0 +1,59 @@
+"""The same layers through cocotb: bus models that we did not write, and a second simulator."""
+
+import numpy as np
+import pytest
+from sim_layers import Case, check, random_quantised, random_tokens, same_bits
+
+from sim.build import generated
+from sim.driver import watchdog
+from sim.engines import open_engine
+from sim.runner import LayerJob, build, run_layer
+from sw_model import compiler, golden
+from sw_model.config import HardwareConfig, load_config
+
+pytestmark = pytest.mark.sim
+
+SMALL = Case(hidden=32, intermediate=32, experts=3, shared=32, gated=True)
+
+
+@pytest.fixture(scope="module")
+def config() -> HardwareConfig:
+    return load_config("tiny")
+
+
+def _job(config: HardwareConfig, fmt: str, **options: object) -> LayerJob:
+    case = Case(**{**vars(SMALL), "fmt": fmt})
+    layer = random_quantised(case, config, seed=21)
+    x = random_tokens(4, case.hidden, seed=22)
+    expected = golden.run(layer, x, config).y
+    image = compiler.compile(layer, config)
+    return LayerJob(image=image, x=x, expected=expected, watchdog=watchdog(config), **options)
+
+
+@pytest.mark.parametrize(("fmt", "stalls"), [("int8", 0.0), ("int4", 0.3)])
+def test_icarus_engine(fmt: str, stalls: float, config: HardwareConfig) -> None:
+    layer = random_quantised(Case(**{**vars(SMALL), "fmt": fmt}), config, seed=23)
+    with open_engine("icarus", layer, config, stalls=stalls, seed=3) as engine:
+        check(engine, random_tokens(3, SMALL.hidden, seed=24))
+
+
+def test_icarus_reset_in_the_middle(config: HardwareConfig) -> None:
+    job = _job(config, "int8", stalls=0.2, seed=5, reset_at=300)
+    y, _ = run_layer("icarus", build("icarus", generated(config)), job)
+    assert same_bits(y, job.expected)
+
+
+def test_a_wrong_bit_fails(config: HardwareConfig) -> None:
+    """The testbench notices, and so does what runs it."""
+    job = _job(config, "int4")
+    job.expected.view(np.uint32)[2, 7] ^= 1
+    with pytest.raises(RuntimeError, match=r"1 of 1 tests failed(?s:.*)token 2, element 7"):
+        run_layer("icarus", build("icarus", generated(config)), job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reset_at", [None, 500])
+def test_verilator_through_cocotb(reset_at: int | None, config: HardwareConfig) -> None:
+    job = _job(config, "int8", stalls=0.3, seed=6, reset_at=reset_at)
+    y, _ = run_layer("verilator", build("verilator", generated(config)), job)
+    assert same_bits(y, job.expected)
