@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from expertile.commands import bench, demo, evaluate, fpga, generate, layer, verilog
+from expertile.commands import bench, demo, evaluate, fpga, generate, inspect, layer, verilog
 from expertile.output import Mismatch
 from sw_model.errors import ExpertileError
 
@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("inspect")(inspect.command)
 app.command("layer")(layer.command)
 app.command("generate")(generate.command)
 app.command("eval")(evaluate.command)

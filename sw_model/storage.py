@@ -24,6 +24,7 @@ __all__ = ["INDEX", "WHOLE", "Entry", "Store", "one_line", "read_json"]
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _MOST_JSON_BYTES = 1 << 28  # the index of the largest public MoE is 9 MB
+_PREFIX = "model."
 _MOST_NAME_BYTES = 255  # of a file, on the systems we know
 
 #: What an element of each dtype is read as; BF16 and F8_E4M3 are decoded by whoever asked.
@@ -65,6 +66,9 @@ class Entry:
 class Store:
     """All tensors of a folder by name; a file is opened when one of its tensors is first asked for.
 
+    A bare decoder, saved without its head, lacks the "model." that names begin with elsewhere: it is found
+    under either spelling.
+
     Raises :class:`ExpertileError` if the folder has neither the one file nor an index, or a bad one.
     """
 
@@ -77,12 +81,14 @@ class Store:
             self._files = _weight_map(folder / INDEX)
         else:
             raise ExpertileError(f"{folder}: neither {WHOLE} nor {INDEX} is here: is the download complete?")
+        self._bare = not any(name.startswith(_PREFIX) for name in self._files)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return self._stored(name) in self._files
 
     def entry(self, name: str) -> Entry:
         """Tensor ``name``; raises :class:`ExpertileError` if it is missing or its file is bad."""
+        name = self._stored(name)
         if name not in self._files:
             raise ExpertileError(f"{self.folder}: tensor {name} is missing: a layer of this family has one")
         file = self._files[name]
@@ -110,6 +116,9 @@ class Store:
         if value.size != count:
             raise ExpertileError(f"{entry.path}: tensor {entry.name} ends early: fetch the file anew")
         return value.reshape(shape)
+
+    def _stored(self, name: str) -> str:
+        return name.removeprefix(_PREFIX) if self._bare else name
 
     def _header(self, file: str) -> dict[str, Entry]:
         if file not in self._headers:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from family_checkpoints import CONFIGS, EXPERT_NAMES, tiny
 
+from expertile.cli import main
 from sw_model import reference
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
@@ -143,6 +144,29 @@ def test_layer_computes_its_familys_rule(case, tmp_path):
         assert got.experts[token].tolist() == chosen
         # FP8 weights are rounded once, to the float32 that a layer holds.
         np.testing.assert_allclose(got.y[token], y, rtol=0, atol=1e-6 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("engine", ["reference", "golden"])
+@pytest.mark.parametrize("family", FORWARD)
+def test_command_layer_takes_every_family(family, engine, tmp_path):
+    x = np.random.default_rng(3).standard_normal((3, 64)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    folder = tiny(family, quantised=True).write(tmp_path / "model")
+    files = f"--checkpoint {folder} --input {tmp_path}/x.npy --output {tmp_path}/y.npy"
+    with pytest.raises(SystemExit) as ended:
+        main(["layer", "--layer", "1", "--engine", engine, "--format", "native", *files.split()])
+    assert ended.value.code == 0
+    want = reference.run(Checkpoint.open(folder).moe_layer(1), x).y
+    error = np.abs(np.load(tmp_path / "y.npy") - want).max() / np.abs(want).max()
+    assert error < (1e-6 if engine == "reference" else 0.1)
+
+
+def test_a_decoder_saved_without_its_head_is_read_too(tmp_path):
+    written = tiny("gpt_oss", quantised=True)
+    whole = Checkpoint.open(written.write(tmp_path / "whole")).moe_layer(1)
+    written.stored = {name.removeprefix("model."): value for name, value in written.stored.items()}
+    bare = Checkpoint.open(written.write(tmp_path / "bare")).moe_layer(1)
+    np.testing.assert_array_equal(bare.experts[2].down, whole.experts[2].down)
 
 
 def test_every_family_is_tested():

@@ -1,0 +1,65 @@
+"""What a layer takes on hardware, from its shapes alone: nothing is quantised, no weight is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
+from sw_model.formats import BLOCK, EXPERT_FORMATS, ROUTER_FORMAT, SCALE_BITS, WeightFormat
+from sw_model.moe import MoELayer
+from sw_model.quantised import ExpertFormats, check_fits, formats_of
+
+__all__ = ["Footprint", "footprint", "misfit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """words : macro words a tile, of 32 lanes x 4 bits; scales : scale entries a tile, of 20 bits"""
+
+    words: int
+    scales: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one tile's words and scales."""
+        return -(-(self.words * BLOCK * 4 + self.scales * SCALE_BITS) // 8)
+
+
+def _matrices(
+    layer: MoELayer, formats: Sequence[ExpertFormats]
+) -> Iterator[tuple[int, int, bool, WeightFormat]]:
+    """Rows, columns, whether a bias rides along, and format of every matrix that is placed."""
+    gates = layer.shared_gate is not None
+    yield layer.n_experts + gates, layer.hidden, layer.router_bias is not None, ROUTER_FORMAT
+    for expert, names in zip(layer.everyone, formats, strict=True):
+        yield 2 * expert.intermediate, layer.hidden, expert.biased, EXPERT_FORMATS[names.gate_up]
+        yield layer.hidden, expert.intermediate, expert.biased, EXPERT_FORMATS[names.down]
+
+
+def footprint(layer: MoELayer, fmt: str | Sequence[ExpertFormats], tiles: int = 1) -> Footprint:
+    """What each of ``tiles`` tiles holds of ``layer``; with one tile, the layer without any padding of rows.
+
+    Raises :class:`ExpertileError` for an unknown format.
+    """
+    words = scales = 0
+    formats = formats_of(layer, fmt) if isinstance(fmt, str) else fmt
+    for rows, columns, biased, stored in _matrices(layer, formats):
+        entries = -(-rows // tiles) * (-(-columns // BLOCK) + biased)
+        words += entries * stored.words
+        scales += entries
+    return Footprint(words=words, scales=scales)
+
+
+def misfit(layer: MoELayer, fmt: str, config: HardwareConfig) -> str | None:
+    """Why ``config`` cannot hold ``layer`` in format ``fmt``; None if it can."""
+    try:
+        check_fits(layer, config)
+    except ExpertileError as error:
+        return str(error)
+    needs = footprint(layer, fmt, config.tiles)
+    for what, need, have in (("words", needs.words, config.words), ("scales", needs.scales, config.scales)):
+        if need > have:
+            return f"config {config.name!r}: {need} macro {what} a tile are needed, {have} are there"
+    return None
