@@ -20,10 +20,12 @@ from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.swiglu import SwiGlu
+from hw.router.gate import SIDE
 from hw.router.router import Router
 from sw_model.compiler import Flag, Image
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK
+from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
 from sw_model.moe import Activation
 
@@ -33,6 +35,17 @@ __all__ = ["TOKEN", "MoELayer"]
 TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
 
+_ROUTER_TABLES = ("biases", "costs", "domains", "resident")
+_GATE_REGISTERS = {
+    "info": "INFO",
+    "entropy": "ENTROPY",
+    "entropy_scale": "ENTROPY_SCALE",
+    "density": "DENSITY",
+    "lam": "LAMBDA",
+    "phi": "PHI",
+    "psi": "PSI",
+    "cap": "CAP",
+}
 _EVENTS = ("active", "active_rows", "reads", "computes")
 
 
@@ -54,8 +67,10 @@ class MoELayer(wiring.Component):
     layer : the layer's registers; steady while a token is in the core
     enable : take tokens
     x, y : streams of binary32 elements, ``last`` at the end of a token
+    side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
-    busy, active, active_rows, reads, computes, expert_used, token_done : events for the counters
+    busy, active, active_rows, reads, computes, expert_used, removed, removed_valid, empty,
+        token_done : events for the counters
 
     The next token is taken in and quantised while this one is computed.
     """
@@ -71,19 +86,23 @@ class MoELayer(wiring.Component):
         self._array = PeArray(config, words, scales)
         self._contexts = ContextTable(config, contexts)
         self._router = Router(config, biases)
-        array = self._array.signature.members
+        array, router = self._array.signature.members, self._router.signature.members
         super().__init__(
             {
                 "layer": In(LAYER),
                 "enable": In(1),
                 "x": In(TOKEN),
+                "side": In(SIDE),
                 "y": Out(TOKEN),
                 **{name: member for name, member in array.items() if name.startswith("load_")},
                 "load_context_en": In(1),
-                "load_bias_en": In(1),
+                **{f"load_{table}_en": In(1) for table in _ROUTER_TABLES},
                 "busy": Out(1),
                 **{name: array[name] for name in _EVENTS},
                 "expert_used": Out(1),
+                "removed": router["removed"],
+                "removed_valid": Out(1),
+                "empty": Out(1),
                 "token_done": Out(1),
             }
         )
@@ -105,24 +124,27 @@ class MoELayer(wiring.Component):
             blocks=x_blocks, banks=2, sets=("code8", "high", "low")
         )
         m.submodules.array = array = self._array
-        m.submodules.normalise = normalise = Normalise(config.acc_bits, user=4)
+        m.submodules.normalise = normalise = Normalise(config.acc_bits, user=3)
         m.submodules.router = router = self._router
         m.submodules.contexts = contexts = self._contexts
-        m.submodules.clamp = clamp = Clamp()
-        m.submodules.swiglu = swiglu = SwiGlu(user=2)
+        m.submodules.clamp = clamp = Clamp(user=1)
+        m.submodules.swiglu = swiglu = SwiGlu(user=1)
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks, spread=config.activation_spread, router_spread=config.router_spread
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(blocks=h_blocks, banks=1, sets=("code8",))
         m.submodules.combine = combine = Combine(config)
-        m.submodules.scheduler = scheduler = Scheduler(config, router.route_layout)
+        m.submodules.scheduler = scheduler = Scheduler(config)
 
         # Tokens in: two banks, one filled while the other is computed.
         fill_bank, full = Signal(), Signal(2)
+        side = Signal(SIDE)  # of the token that is coming in
+        sides = [Signal(SIDE, name=f"side{i}") for i in range(2)]
         m.d.comb += [
             *[x_quantiser.i.payload.number[k].eq(v) for k, v in unpack(self.x.payload.bits).items()],
             x_quantiser.i.payload.last.eq(self.x.payload.last),
-            x_quantiser.i.payload.end.eq(1),
+            x_quantiser.vectors.eq(1),
+            x_quantiser.vectors_known.eq(1),
             x_quantiser.i.valid.eq(self.x.valid),
             self.x.ready.eq(x_quantiser.i.ready),
             x_quantiser.constants.eq(flag(Flag.ROUTER_BIASED) | flag(Flag.EXPERT_BIASED)),
@@ -141,6 +163,9 @@ class MoELayer(wiring.Component):
                 scheduler.x_top[1].eq(Mux(fill_bank, x_quantiser.token_top, scheduler.x_top[1])),
                 fill_bank.eq(~fill_bank),
             ]
+            for bank in range(2):
+                with m.If(fill_bank == bank):
+                    m.d.sync += sides[bank].eq(side)
 
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
@@ -162,9 +187,9 @@ class MoELayer(wiring.Component):
             contexts.write_en.eq(self.load_context_en),
             contexts.read_addr.eq(scheduler.context_addr),
             scheduler.context.eq(contexts.context),
-            router.bias_addr.eq(self.load_addr),
-            router.bias_data.eq(self.load_scale),
-            router.bias_en.eq(self.load_bias_en),
+            router.load_addr.eq(self.load_addr),
+            router.load_data.eq(self.load_scale),
+            *[getattr(router, f"load_{t}_en").eq(getattr(self, f"load_{t}_en")) for t in _ROUTER_TABLES],
         ]
 
         # Rows: down passes to the combine, all others to numbers, and those to the router or to SwiGLU.
@@ -176,16 +201,12 @@ class MoELayer(wiring.Component):
             combine.down_base.eq(layer.DOWN_BASE),
             normalise.i.payload.value.eq(row.acc),
             normalise.i.payload.exp.eq(info.base + row.row_exp),
-            normalise.i.payload.user.eq(Cat(row.last, info.end & row.last, info.kind)),
+            normalise.i.payload.user.eq(Cat(row.last, info.kind)),
             normalise.i.valid.eq(array.o.valid & ~is_down),
             array.o.ready.eq(Mux(is_down, combine.i.ready, normalise.i.ready)),
         ]
         number = normalise.o.payload.number
-        last, end, kind = (
-            normalise.o.payload.user[0],
-            normalise.o.payload.user[1],
-            normalise.o.payload.user[2:],
-        )
+        last, kind = normalise.o.payload.user[0], normalise.o.payload.user[1:]
         is_router = kind == Kind.ROUTER.value
         m.d.comb += [
             router.i.payload.number.eq(number),
@@ -200,11 +221,16 @@ class MoELayer(wiring.Component):
             router.rule.sigmoid.eq(flag(Flag.SIGMOID)),
             router.rule.top2.eq(flag(Flag.TOP2_GROUPS)),
             router.rule.shared_gated.eq(flag(Flag.SHARED_GATED)),
+            router.rule.density_row.eq(flag(Flag.DENSITY_ROW)),
+            router.gate.enable.eq(flag(Flag.GATE)),
+            *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
+            *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
+            router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
             scheduler.route.eq(router.route),
             scheduler.route_done.eq(router.done),
             router.ack.eq(scheduler.route_ack),
             clamp.i.payload.number.eq(number),
-            clamp.i.payload.user.eq(Cat(last, end)),
+            clamp.i.payload.user.eq(last),
             clamp.i.valid.eq(normalise.o.valid & ~is_router),
             clamp.enable.eq(flag(Flag.CLAMPED)),
             *[clamp.limit[k].eq(v) for k, v in unpack(layer.LIMIT).items()],
@@ -216,8 +242,10 @@ class MoELayer(wiring.Component):
         # h: collected over all experts of the token, then quantised on one LSB.
         m.d.comb += [
             h_quantiser.i.payload.number.eq(swiglu.o.payload.number),
-            h_quantiser.i.payload.last.eq(swiglu.o.payload.user[0]),
-            h_quantiser.i.payload.end.eq(swiglu.o.payload.user[1]),
+            h_quantiser.i.payload.last.eq(swiglu.o.payload.user),
+            h_quantiser.vectors.eq(scheduler.h_vectors),
+            h_quantiser.vectors_known.eq(scheduler.h_known),
+            h_quantiser.alone.eq(scheduler.h_alone),
             h_quantiser.i.valid.eq(swiglu.o.valid),
             swiglu.o.ready.eq(h_quantiser.i.ready),
             h_quantiser.constants.eq(flag(Flag.EXPERT_BIASED)),
@@ -236,10 +264,15 @@ class MoELayer(wiring.Component):
         with m.If(self.x.valid & self.x.ready):
             m.d.sync += arriving.eq(~self.x.payload.last)
         m.d.sync += inside.eq(inside + first_in - self.token_done)
+        with m.If(first_in):
+            m.d.sync += side.eq(self.side)
         m.d.comb += [
             self.busy.eq(inside != 0),
             *[getattr(self, name).eq(getattr(array, name)) for name in _EVENTS],
             self.expert_used.eq(scheduler.expert_used),
+            self.removed.eq(router.removed),
+            self.removed_valid.eq(router.removed_valid),
+            self.empty.eq(router.removed_valid & (router.route.chosen.count == 0)),
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]
         return m

@@ -9,6 +9,7 @@ from hw.host.registers import COUNTERS, LAYER_WIDTHS
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
+from hw.router.gate import SIDE
 from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
 
@@ -31,6 +32,7 @@ PORTS = {
     "aresetn": In(1),
     **{f"s_axil_{name}": member for name, member in SIGNALS.items()},
     **_axis("s_axis_x", 32, In),
+    "s_axis_x_tuser": In(SIDE.size),
     **_axis("s_axis_w", 128, In),
     **_axis("m_axis_y", 32, Out),
 }
@@ -49,7 +51,8 @@ class Top(wiring.Component):
     -------
     aclk, aresetn : clock; synchronous reset, active low (the weights outlive it)
     s_axil_* : AXI4-Lite, see :mod:`hw.host.registers`
-    s_axis_x_*, m_axis_y_* : tokens, a binary32 element a beat, tlast at the end of a token
+    s_axis_x_*, m_axis_y_* : tokens, a binary32 element a beat, tlast at the end of a token; s_axis_x_tuser with
+        the first beat: information [7:0], domain tag [14:8], tagged [15] (see :data:`hw.router.gate.SIDE`)
     s_axis_w_* : weight packets, see :class:`hw.host.weights.WeightLoader`
     """
 
@@ -86,14 +89,18 @@ class Top(wiring.Component):
             core.enable.eq(registers.rw_CONTROL[0]),
             *[core.layer[name].eq(getattr(registers, f"rw_{name}")) for name in LAYER_WIDTHS],
             tokens.hidden.eq(registers.rw_HIDDEN),
+            core.side.eq(self.s_axis_x_tuser),
             core.load_tile.eq(weights.tile),
             core.load_addr.eq(weights.addr),
             core.load_word.eq(weights.word),
-            core.load_word_en.eq(weights.word_en),
             core.load_scale.eq(weights.lane),
-            core.load_scale_en.eq(weights.scale_en),
-            core.load_context_en.eq(weights.context_en),
-            core.load_bias_en.eq(weights.bias_en),
+            core.load_word_en.eq(weights.words_en),
+            core.load_scale_en.eq(weights.scales_en),
+            core.load_context_en.eq(weights.contexts_en),
+            core.load_biases_en.eq(weights.biases_en),
+            core.load_costs_en.eq(weights.costs_en),
+            core.load_domains_en.eq(weights.domains_en),
+            core.load_resident_en.eq(weights.resident_en),
         ]
         # Tokens enter only while the core is enabled.
         m.d.comb += [
@@ -112,6 +119,13 @@ class Top(wiring.Component):
             "ACTIVE_CYCLES": core.active,
             "TOKENS": core.token_done,
             "EXPERTS_USED": core.expert_used,
+            "EMPTY_TOKENS": core.empty,
+            **{
+                name: Mux(core.removed_valid, core.removed[level], 0)
+                for level, name in enumerate(
+                    ("REMOVED_DENSITY", "REMOVED_DOMAIN", "REMOVED_COST", "REMOVED_CAP")
+                )
+            },
             "WORD_READS": Mux(core.reads, core.active_rows, 0),
             "NIBBLE_PASSES": Mux(core.computes, core.active_rows, 0),
         }

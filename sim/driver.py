@@ -6,8 +6,9 @@ import numpy as np
 
 from hw.host.registers import COUNTERS, REGISTERS, address
 from sim.verilator import Core
-from sw_model.compiler import Image
+from sw_model.compiler import Image, resident_packet
 from sw_model.config import HardwareConfig
+from sw_model.gate import SideBand
 
 __all__ = ["CLEAR", "ENABLE", "Driver", "watchdog"]
 
@@ -58,12 +59,17 @@ class Driver:
         self.core.finish()
         self.configure(image)
 
-    def run(self, x: np.ndarray) -> np.ndarray:
+    def run(self, x: np.ndarray, side: SideBand | None = None) -> np.ndarray:
         """Tokens float32 [T, H], counters cleared before; returns y float32 [T, H]."""
         self.write("CONTROL", ENABLE | CLEAR)
         if not len(x):
             return np.zeros_like(x)
-        return self.core.run(x)
+        return self.core.run(x, None if side is None else side.pack())
+
+    def set_resident(self, resident: np.ndarray) -> None:
+        """Tell the gate which experts (bool [E]) are on chip; between batches."""
+        self.core.send_weights([resident_packet(resident)])
+        self.core.finish()
 
     def counters(self) -> dict[str, int]:
         """All counters by name."""

@@ -17,6 +17,7 @@ from sim.verilator import Core
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
+from sw_model.gate import SideBand
 from sw_model.quantised import QuantisedLayer
 
 __all__ = ["ENGINES", "Engine", "EngineResult", "open_engine"]
@@ -51,8 +52,12 @@ class Engine(ABC):
         self.layer = layer
         self.config = config
 
-    def run(self, x: np.ndarray) -> EngineResult:
+    def run(
+        self, x: np.ndarray, side: SideBand | None = None, resident: np.ndarray | None = None
+    ) -> EngineResult:
         """Tokens ``x`` float32 [T, H] through the layer, back to back.
+
+        ``side`` and ``resident`` are the gate's, see :func:`sw_model.golden.run`.
 
         Raises
         ------
@@ -60,13 +65,13 @@ class Engine(ABC):
         RuntimeError : the simulation hangs, crashes or breaks the rules of a port
         """
         golden.check_input(x, self.layer.hidden)
-        result = self._run(x)
+        result = self._run(x, side, resident)
         if result.counters["TOKENS"] != len(x):
             raise RuntimeError(f"the core counted {result.counters['TOKENS']} tokens of {len(x)}")
         return result
 
     @abstractmethod
-    def _run(self, x: np.ndarray) -> EngineResult: ...
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult: ...
 
     def close(self) -> None:  # noqa: B027 (most engines hold nothing)
         """Give back what the engine holds."""
@@ -81,14 +86,15 @@ class Engine(ABC):
 class _Golden(Engine):
     """The specification itself."""
 
-    def _run(self, x: np.ndarray) -> EngineResult:
-        result = golden.run(self.layer, x, self.config)
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
+        result = golden.run(self.layer, x, self.config, side, resident)
         stats = result.stats
         counters = {
             "TOKENS": stats.tokens,
             "EXPERTS_USED": stats.experts_used,
             "WORD_READS": stats.word_reads,
             "NIBBLE_PASSES": stats.nibble_passes,
+            **stats.removed,
         }
         return EngineResult(y=result.y, experts=result.experts, counters=counters)
 
@@ -104,8 +110,11 @@ class _Verilator(Engine):
         self.driver = Driver(self.core)
         self.driver.load(image)
 
-    def _run(self, x: np.ndarray) -> EngineResult:
-        y = self.driver.run(x)
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
+        if self.layer.gate is not None:
+            everyone = np.ones(self.layer.n_experts, dtype=bool)
+            self.driver.set_resident(everyone if resident is None else resident)
+        y = self.driver.run(x, side)
         return EngineResult(y=y, experts=None, counters=self.driver.counters())
 
     def close(self) -> None:
@@ -121,7 +130,7 @@ class _Icarus(Engine):
         self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed
 
-    def _run(self, x: np.ndarray) -> EngineResult:
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
         job = LayerJob(
             image=self._image, x=x, stalls=self._stalls, seed=self._seed, watchdog=watchdog(self.config)
         )

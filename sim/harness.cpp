@@ -97,6 +97,7 @@ struct Core {
     uint64_t watchdog;
     uint64_t cycle = 0, idle = 0;
     Source x, w;
+    const uint16_t* user = nullptr;  // TUSER of every token beat
     Sink y;
     Offer aw, wd, ar;
     Stall b_stall, r_stall;
@@ -132,7 +133,7 @@ struct Core {
         top.aclk = 0;
         top.aresetn = 0;
         top.s_axis_x_tvalid = top.s_axis_w_tvalid = top.m_axis_y_tready = 0;
-        top.s_axis_x_tdata = 0;
+        top.s_axis_x_tdata = top.s_axis_x_tuser = 0;
         top.s_axis_x_tlast = top.s_axis_w_tlast = 0;
         for (int i = 0; i < 4; ++i) top.s_axis_w_tdata[i] = 0;
         top.s_axil_awvalid = top.s_axil_wvalid = top.s_axil_arvalid = 0;
@@ -152,6 +153,7 @@ struct Core {
         if (x.valid) {
             top.s_axis_x_tdata = x.data[x.sent];
             top.s_axis_x_tlast = x.last[x.sent];
+            top.s_axis_x_tuser = user[x.sent];
         }
         w.drive(random, threshold);
         top.s_axis_w_tvalid = w.valid;
@@ -258,8 +260,10 @@ API void expertile_send_weights(Core* core, const uint32_t* data, const uint8_t*
     core->idle = 0;
 }
 
-API void expertile_send_tokens(Core* core, const uint32_t* data, const uint8_t* last, uint64_t beats) {
+API void expertile_send_tokens(Core* core, const uint32_t* data, const uint8_t* last, const uint16_t* user,
+                               uint64_t beats) {
     core->x.drop();
+    core->user = user;
     core->x.data = data;
     core->x.last = last;
     core->x.beats = beats;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
-from ctypes import POINTER, byref, c_int, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_int, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _ERRORS = {
 }
 _SLICE = 100_000  # cycles in one call, so that Ctrl-C is heard
 
-_WORDS, _BYTES = POINTER(c_uint32), POINTER(c_uint8)
+_WORDS, _HALVES, _BYTES = POINTER(c_uint32), POINTER(c_uint16), POINTER(c_uint8)
 _SIGNATURES = {
     "create": (c_void_p, [c_uint64, c_uint32, c_uint64]),
     "destroy": (None, [c_void_p]),
@@ -30,7 +30,7 @@ _SIGNATURES = {
     "write": (c_int, [c_void_p, c_uint32, c_uint32, c_uint32, _WORDS]),
     "read": (c_int, [c_void_p, c_uint32, _WORDS, _WORDS]),
     "send_weights": (None, [c_void_p, _WORDS, _BYTES, c_uint64]),
-    "send_tokens": (None, [c_void_p, _WORDS, _BYTES, c_uint64]),
+    "send_tokens": (None, [c_void_p, _WORDS, _BYTES, _HALVES, c_uint64]),
     "take_tokens": (c_int, [c_void_p, _WORDS, c_uint64, c_uint64]),
     "advance": (c_int, [c_void_p, c_uint64]),
     "wait": (c_int, [c_void_p, c_uint64]),
@@ -128,21 +128,32 @@ class Core:
         self._totals["weights"] = len(data)
         self._call["send_weights"](self._live(), _words(data), last.ctypes.data_as(_BYTES), len(data))
 
-    def start(self, beats: np.ndarray, lengths: np.ndarray, tokens: int, hidden: int) -> np.ndarray:
+    def start(
+        self,
+        beats: np.ndarray,
+        lengths: np.ndarray,
+        tokens: int,
+        hidden: int,
+        user: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Start token packets on ``s_axis_x``, and take ``tokens`` x ``hidden`` beats from ``m_axis_y``.
 
-        ``beats`` are uint32, packet i has ``lengths[i]`` of them. Returns the buffer uint32 [tokens, hidden]
+        ``beats`` are uint32, packet i has ``lengths[i]`` of them; ``user`` is TUSER of each packet. Returns the buffer uint32 [tokens, hidden]
         that fills as the simulation advances.
         """
         data, last = np.ascontiguousarray(beats, dtype=np.uint32).reshape(-1), _last(lengths)
         if len(data) != len(last):
             raise ValueError(f"{len(data)} beats, but lengths for {len(last)}")
+        users = np.zeros(len(lengths)) if user is None else user
+        beside = np.repeat(users.astype(np.uint16), lengths)
         result = np.zeros((tokens, hidden), dtype=np.uint32)
         code = self._call["take_tokens"](self._live(), _words(result), hidden, result.size)
         self._check(code, "start of a run")
-        self._buffers["tokens"] = (data, last, result)
+        self._buffers["tokens"] = (data, last, beside, result)
         self._totals.update(tokens=len(data), results=result.size)
-        self._call["send_tokens"](self._live(), _words(data), last.ctypes.data_as(_BYTES), len(data))
+        self._call["send_tokens"](
+            self._live(), _words(data), last.ctypes.data_as(_BYTES), beside.ctypes.data_as(_HALVES), len(data)
+        )
         return result
 
     def advance(self, cycles: int) -> bool:
@@ -163,11 +174,11 @@ class Core:
         """Run with idle streams."""
         self._check(self._call["wait"](self._live(), cycles), "wait")
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """Tokens float32 [T, H] through the core, back to back; returns y float32 [T, H]."""
+    def run(self, x: np.ndarray, user: np.ndarray | None = None) -> np.ndarray:
+        """Tokens float32 [T, H] through the core, back to back; ``user`` is TUSER of each. Returns y [T, H]."""
         tokens, hidden = x.shape
         beats = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
-        result = self.start(beats, np.full(tokens, hidden), tokens, hidden)
+        result = self.start(beats, np.full(tokens, hidden), tokens, hidden, user)
         self.finish()
         return result.view(np.float32)
 

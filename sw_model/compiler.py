@@ -34,6 +34,7 @@ from sw_model.formats import (
     QuantisedMatrix,
     WeightFormat,
 )
+from sw_model.gate import MAX_TAU, Q_MAX, entropy_scale
 from sw_model.golden import fixed_bias, fixed_scale
 from sw_model.moe import Activation
 from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_fits
@@ -49,6 +50,12 @@ class Kind(IntEnum):
     SCALES = 1
     CONTEXTS = 2
     BIASES = 3
+    COSTS = 4
+    DOMAINS = 5
+    RESIDENT = 6
+
+
+NARROW = frozenset({Kind.SCALES, Kind.BIASES, Kind.COSTS, Kind.DOMAINS, Kind.RESIDENT})
 
 
 class Flag(IntFlag):
@@ -62,6 +69,8 @@ class Flag(IntFlag):
     ROUTER_BIASED = 32
     EXPERT_BIASED = 64
     CLAMPED = 128
+    GATE = 256
+    DENSITY_ROW = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +78,8 @@ class Image:
     """What is loaded into one generated accelerator to make it one MoE layer.
 
     words : uint32 [tiles, used words, 4]; scales : uint32 [tiles, used entries (multiple of 4)];
-    contexts : uint32 [max_experts + 1, 4]; biases : int32 [experts (multiple of 4)] or empty;
+    contexts : uint32 [max_experts + 1, 4]; tables, uint32 [entries (multiple of 4)] or empty: biases (Q7.24),
+    costs ({miss, cost}, Q7.8) and domains (Q7.8, a row of 2**ceil(log2 max_experts) a domain) of the gate;
     registers : register name -> value; config : name of the configuration it was compiled for.
     """
 
@@ -77,16 +87,23 @@ class Image:
     scales: np.ndarray
     contexts: np.ndarray
     biases: np.ndarray
+    costs: np.ndarray
+    domains: np.ndarray
     registers: dict[str, int]
     config: str
 
-    _ARRAYS = ("words", "scales", "contexts", "biases")
+    _ARRAYS = ("words", "scales", "contexts", "biases", "costs", "domains")
 
     def packets(self) -> Iterator[np.ndarray]:
         """Weight-stream packets, uint32 [beats, 4]: a header (tile, kind, start address), then data."""
         yield self._packet(0, Kind.CONTEXTS, self.contexts)
-        if self.biases.size:
-            yield self._packet(0, Kind.BIASES, self.biases.view(np.uint32))
+        for kind, table in (
+            (Kind.BIASES, self.biases),
+            (Kind.COSTS, self.costs),
+            (Kind.DOMAINS, self.domains),
+        ):
+            if table.size:
+                yield self._packet(0, kind, table)
         for tile in range(len(self.words)):
             yield self._packet(tile, Kind.WORDS, self.words[tile])
             yield self._packet(tile, Kind.SCALES, self.scales[tile])
@@ -123,13 +140,25 @@ class Image:
             "words": (np.uint32, self.words.shape == (tiles, self.words.shape[1], WORD_LIMBS)),
             "scales": (np.uint32, len(self.scales) == tiles and self.scales.shape[1] % WORD_LIMBS == 0),
             "contexts": (np.uint32, self.contexts.shape == (len(self.contexts), WORD_LIMBS)),
-            "biases": (np.int32, self.biases.ndim == 1 and self.biases.size % WORD_LIMBS == 0),
         }
+        for name in ("biases", "costs", "domains"):
+            table = getattr(self, name)
+            shapes[name] = (np.uint32, table.ndim == 1 and table.size % WORD_LIMBS == 0)
         for name, (dtype, fits) in shapes.items():
             if getattr(self, name).dtype != dtype or not fits:
                 raise ValueError(f"{name} is {getattr(self, name).dtype} {list(getattr(self, name).shape)}")
         if set(self.registers) != set(REGISTER_NAMES):
             raise ValueError("its registers are not those of a layer")
+
+
+def resident_packet(resident: np.ndarray) -> np.ndarray:
+    """Weight-stream packet that tells the gate which experts (bool [E]) are on chip."""
+    return Image._packet(0, Kind.RESIDENT, _table(resident.astype(np.int64)))
+
+
+def _table(entries: np.ndarray) -> np.ndarray:
+    """Entries of 32 bits, filled up to whole beats."""
+    return np.pad(entries & 0xFFFFFFFF, (0, -len(entries) % WORD_LIMBS)).astype(np.uint32)
 
 
 def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
@@ -212,15 +241,23 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
     for e, expert in enumerate(layer.experts):
         contexts[e] = placer.context(expert)
     scales = np.concatenate(placer.scales, axis=1)
-    biases = np.zeros(0, dtype=np.int32)
+    biases = costs = domains = np.zeros(0, dtype=np.uint32)
     if layer.rule.scoring == "sigmoid":  # always, so that no bias of an earlier layer stays
         bias = np.zeros(layer.n_experts) if layer.selection_bias is None else layer.selection_bias
-        biases = np.pad(fixed_bias(bias), (0, -layer.n_experts % WORD_LIMBS)).astype(np.int32)
+        biases = _table(fixed_bias(bias))
+    if layer.gate is not None:
+        costs = _table((layer.gate.miss << 16) | (layer.gate.cost & 0xFFFF))
+        row = 1 << max(1, (config.max_experts - 1).bit_length())
+        bias = np.zeros((len(layer.gate.domain_bias), row), dtype=np.int64)
+        bias[:, : layer.n_experts] = layer.gate.domain_bias
+        domains = _table(bias.reshape(-1) & 0xFFFF)
     return Image(
         words=np.concatenate(placer.words, axis=1),
         scales=np.pad(scales, [(0, 0), (0, -scales.shape[1] % WORD_LIMBS)]),
         contexts=contexts,
         biases=biases,
+        costs=costs,
+        domains=domains,
         registers=_registers(layer),
         config=config.name,
     )
@@ -239,6 +276,16 @@ REGISTER_NAMES = (
     "FLAGS",
     "LIMIT",
     "DOWN_BASE",
+    "DOMAIN_ROWS",
+    "GATE_INFO",
+    "GATE_ENTROPY",
+    "GATE_ENTROPY_SCALE",
+    "GATE_DENSITY",
+    "GATE_LAMBDA",
+    "GATE_PHI",
+    "GATE_PSI",
+    "GATE_CAP",
+    *(f"GATE_TAU{j}" for j in range(MAX_TAU)),
 )
 
 
@@ -253,6 +300,8 @@ def _registers(layer: QuantisedLayer) -> dict[str, int]:
         Flag.ROUTER_BIASED: layer.router_biased,
         Flag.EXPERT_BIASED: layer.expert_biased,
         Flag.CLAMPED: layer.activation is Activation.CLAMPED,
+        Flag.GATE: layer.gate is not None,
+        Flag.DENSITY_ROW: layer.gate is not None and layer.gate.density_row is not None,
     }
     values = (
         layer.hidden,
@@ -266,5 +315,20 @@ def _registers(layer: QuantisedLayer) -> dict[str, int]:
         int(sum(flag for flag, on in flags.items() if on)),
         int(np.float32(layer.limit).view(np.uint32)),
         layer.down_base + ROW_EXP_BIAS,
+        *_gate_registers(layer),
     )
     return dict(zip(REGISTER_NAMES, values, strict=True))
+
+
+def _gate_registers(layer: QuantisedLayer) -> Iterator[int]:
+    """DOMAIN_ROWS and the gate's registers, in the order of ``REGISTER_NAMES``; all 0 without a gate."""
+    gate = layer.gate
+    if gate is None:
+        yield from (0,) * (9 + MAX_TAU)
+        return
+    yield 0 if gate.domain_rows is None else len(gate.domain_rows)
+    tau = (*gate.tau, *(Q_MAX,) * (MAX_TAU - len(gate.tau)))
+    scale = entropy_scale(layer.n_experts)
+    signed = (gate.info, gate.entropy, None, gate.density, gate.lam, gate.phi, gate.psi, None, *tau)
+    whole = {2: scale, 7: gate.cap}
+    yield from (whole[i] if value is None else value & 0xFFFF for i, value in enumerate(signed))

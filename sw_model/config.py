@@ -22,6 +22,7 @@ from sw_model.formats import (
     SHIFT_BITS,
     WeightFormat,
 )
+from sw_model.gate import MAX_TAU
 from sw_model.tables import WEIGHT_BITS
 
 COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
@@ -79,6 +80,8 @@ class HardwareConfig:
             raise ValueError(f"scales must be a multiple of 4, not {self.scales}")
         if self.max_top_k > self.max_experts:
             raise ValueError("max_top_k must not exceed max_experts")
+        if self.max_top_k > MAX_TAU:
+            raise ValueError(f"max_top_k must be at most {MAX_TAU}, the thresholds of the gate")
         for name in ("weight_spread", "fp8_spread", "activation_spread", "router_spread", "down_spread"):
             if getattr(self, name) >= 1 << SHIFT_BITS:
                 raise ValueError(f"{name} must be below {1 << SHIFT_BITS}")

@@ -28,6 +28,7 @@ from sw_model.tables import EXP2_FRACTION, LOG2, PROB_FRACTION
 FRACTION = 8
 Q_MIN, Q_MAX = -(1 << 15), (1 << 15) - 1
 INFO_FRACTION = 3  # of the side-band byte
+MAX_TAU = 8  # thresholds, hence candidates that a gate can judge
 ENTROPY_SCALE_FRACTION = 16
 
 
@@ -102,7 +103,13 @@ class SideBand:
 
     @staticmethod
     def empty(tokens: int) -> SideBand:
+        """No information, no tags."""
         return SideBand(info=np.zeros(tokens, dtype=np.int64), tag=np.full(tokens, -1, dtype=np.int64))
+
+    def pack(self) -> np.ndarray:
+        """uint16 [T] as the token stream's TUSER: information [7:0], tag [14:8], tagged [15]."""
+        tagged = self.tag >= 0
+        return (self.info | np.where(tagged, self.tag << 8 | 1 << 15, 0)).astype(np.uint16)
 
 
 @dataclass(frozen=True, kw_only=True)

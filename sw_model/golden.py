@@ -50,18 +50,20 @@ ALPHA_FRACTION = 16  # the factor inside the sigmoid, Q1.16
 ALPHA = {Activation.SILU: 1 << ALPHA_FRACTION, Activation.CLAMPED: round(CLAMPED_ALPHA * 2**ALPHA_FRACTION)}
 UP_FRACTION = 24  # u + 1 is worked out in Q7.24
 COMBINE_LIMBS = 4
+REMOVED = ("REMOVED_DENSITY", "REMOVED_DOMAIN", "REMOVED_COST", "REMOVED_CAP")  # by the gate's levels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
     """What the work was. ``macs`` counts products of elements; nibble passes (32 products of a nibble) and
-    macro word reads are what the hardware counts."""
+    macro word reads are what the hardware counts, and so are the gate's removals."""
 
     tokens: int
     experts_used: int
     macs: int
     nibble_passes: int
     word_reads: int
+    removed: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +357,7 @@ def run(
         total.add(alone, acc, np.full(len(alone), ONE), layer.fallback.row_exp - layer.down_base)
     base = h_top - config.activation_spread - ACT8_FRACTION
     y = total.result((layer.down_base + base - PROB_FRACTION)[:, None])
-    stats = _stats(layer, routing.experts, kept, len(alone))
+    stats = _stats(layer, routing.experts, kept, len(alone), decisions)
     return Result(y=y, experts=routing.experts, weights=routing.weights, decisions=decisions, stats=stats)
 
 
@@ -366,7 +368,9 @@ def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVe
     )
 
 
-def _stats(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray, alone: int) -> Stats:
+def _stats(
+    layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray, alone: int, decisions: Decisions | None
+) -> Stats:
     def cost(m: QuantisedMatrix) -> np.ndarray:
         """Products, nibble passes, word reads."""
         return m.rows * m.blocks * np.array([BLOCK, m.fmt.macs, m.fmt.words])
@@ -380,6 +384,14 @@ def _stats(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray, alone: 
     for e, count in zip(*np.unique(experts[kept], return_counts=True), strict=True):
         total += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
     macs, passes, reads = (int(n) for n in total)
+    counts = np.zeros(5, dtype=np.int64) if decisions is None else np.bincount(decisions.removed.ravel(), minlength=5)
+    removed = {name: int(n) for name, n in zip(REMOVED, counts[1:], strict=True)}
+    removed["EMPTY_TOKENS"] = int((~kept.any(axis=1)).sum())
     return Stats(
-        tokens=tokens, experts_used=int(kept.sum()), macs=macs, nibble_passes=passes, word_reads=reads
+        tokens=tokens,
+        experts_used=int(kept.sum()),
+        macs=macs,
+        nibble_passes=passes,
+        word_reads=reads,
+        removed=removed,
     )

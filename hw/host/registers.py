@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sw_model.compiler import Flag
+from sw_model.gate import MAX_TAU
 
 __all__ = [
     "COUNTERS",
@@ -98,9 +99,19 @@ _LAYER = (
     ("GROUPS", 8, "Groups of experts; 1: the choice is not limited to groups."),
     ("TOP_GROUPS", 8, "Groups that experts are chosen from."),
     ("ROUTER_SCALE", 16, "Factor on every routing weight, Q6.10."),
-    ("FLAGS", 8, "Rules of the layer."),
+    ("FLAGS", 10, "Rules of the layer."),
     ("LIMIT", 32, "Limit of the clamped activation, binary32."),
     ("DOWN_BASE", 8, "Least row exponent of all down projections, plus 134."),
+    ("DOMAIN_ROWS", 8, "Router rows that tell domains apart; 0: the request's tag alone does."),
+    ("GATE_INFO", 16, "Gate: weight of the token's information, Q7.8 like all of the gate's numbers."),
+    ("GATE_ENTROPY", 16, "Gate: weight of the router's entropy."),
+    ("GATE_ENTROPY_SCALE", 17, "Gate: 1 / log2(E), Q0.16."),
+    ("GATE_DENSITY", 16, "Gate: weight of the density in level 3."),
+    ("GATE_LAMBDA", 16, "Gate: weight of the cost in level 3."),
+    ("GATE_PHI", 16, "Gate: threshold of level 2."),
+    ("GATE_PSI", 16, "Gate: threshold of level 3."),
+    ("GATE_CAP", 8, "Gate: most experts a token."),
+    *((f"GATE_TAU{j}", 16, f"Gate: density from which expert {j + 1} is allowed.") for j in range(MAX_TAU)),
 )
 
 _FLAG_DOCS = {
@@ -112,6 +123,8 @@ _FLAG_DOCS = {
     Flag.ROUTER_BIASED: "Router rows end in a bias block.",
     Flag.EXPERT_BIASED: "Expert rows end in a bias block.",
     Flag.CLAMPED: "The clamped activation of gpt_oss instead of SwiGLU.",
+    Flag.GATE: "The three-level gate is on.",
+    Flag.DENSITY_ROW: "The router has a row for the semantic density.",
 }
 _FLAG_FIELDS = tuple(
     Field(flag.name.lower(), flag.bit_length() - 1, 1, doc) for flag, doc in _FLAG_DOCS.items()
@@ -124,6 +137,11 @@ _COUNTED = (
     ("ACTIVE_CYCLES", "Cycles in which the array reads macro words (one nibble pass of every tile)."),
     ("TOKENS", "Tokens finished."),
     ("EXPERTS_USED", "Routed experts run, over all tokens."),
+    ("EMPTY_TOKENS", "Tokens that the gate left without a routed expert."),
+    ("REMOVED_DENSITY", "Candidates that level 1 of the gate removed."),
+    ("REMOVED_DOMAIN", "Candidates that level 2 of the gate removed."),
+    ("REMOVED_COST", "Candidates that level 3 of the gate removed."),
+    ("REMOVED_CAP", "Candidates over the gate's cap."),
     ("WORD_READS", "Macro words read for matrix rows, over all tiles."),
     ("NIBBLE_PASSES", "Words multiplied (32 nibble MACs each) for matrix rows, over all tiles."),
 )

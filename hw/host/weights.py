@@ -1,22 +1,22 @@
 """Weight loader: packets of the weight stream to writes into the tiles."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Shape, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sw_model.compiler import Kind
+from sw_model.compiler import NARROW, Kind
 
 __all__ = ["WeightLoader"]
 
 
 class WeightLoader(wiring.Component):
-    """A packet is a header beat (tile [15:0], kind [17:16], start address [63:32]), then data up to ``last``.
+    """A packet is a header beat (tile [15:0], kind [18:16], start address [63:32]), then data up to ``last``.
 
-    Kinds (:class:`sw_model.compiler.Kind`): a macro word or a context a beat; scale entries or selection
-    biases four a beat, one in each 32-bit lane, lowest first.
+    Kinds (:class:`sw_model.compiler.Kind`): a macro word or a context a beat; entries of the other tables four
+    a beat, one in each 32-bit lane, lowest first.
 
     Members: ``i`` stream of {data 128, last}; registered: ``tile``, ``addr``, ``word`` and ``lane`` (the
-    data), and an enable for each kind.
+    data), and an enable for each kind, ``words_en`` and so on.
     Throughput: a beat a cycle, or a lane a cycle.
     """
 
@@ -27,28 +27,20 @@ class WeightLoader(wiring.Component):
                 "tile": Out(16),
                 "addr": Out(32),
                 "word": Out(128),
-                "word_en": Out(1),
-                "context_en": Out(1),
                 "lane": Out(32),
-                "scale_en": Out(1),
-                "bias_en": Out(1),
+                **{f"{kind.name.lower()}_en": Out(1) for kind in Kind},
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         beat = self.i.payload
-        kind, lane = Signal(2), Signal(2)
-        narrow = (kind == Kind.SCALES) | (kind == Kind.BIASES)
+        kind, lane = Signal(Shape.cast(range(max(Kind) + 1))), Signal(2)
+        narrow = Signal()
+        m.d.comb += narrow.eq(Cat(kind == k for k in sorted(NARROW)).any())
         following = Signal(32)
         write = Signal()
-        enables = {
-            Kind.WORDS: self.word_en,
-            Kind.SCALES: self.scale_en,
-            Kind.CONTEXTS: self.context_en,
-            Kind.BIASES: self.bias_en,
-        }
-        m.d.sync += [enable.eq(write & (kind == k)) for k, enable in enables.items()]
+        m.d.sync += [getattr(self, f"{k.name.lower()}_en").eq(write & (kind == k)) for k in Kind]
         with m.If(write):
             m.d.sync += [
                 self.addr.eq(following),
@@ -63,7 +55,7 @@ class WeightLoader(wiring.Component):
                 with m.If(self.i.valid):
                     m.d.sync += [
                         self.tile.eq(beat.data[:16]),
-                        kind.eq(beat.data[16:18]),
+                        kind.eq(beat.data[16:19]),
                         following.eq(beat.data[32:64]),
                     ]
                     with m.If(~beat.last):

@@ -41,7 +41,7 @@ class Log2(wiring.Component):
         value = Signal(work)
         m.d.comb += value.eq(self.x)
         shifted, zeros = left_normalise(value, C(0, len(steps)), steps)
-        whole = [Signal(signed(8), name=f"whole{i}") for i in range(Table.LATENCY)]
+        whole = [Signal(signed(8), name=f"whole{i}") for i in range(self.LATENCY)]
         m.d.comb += table.move.eq(1)
         m.d.sync += [
             table.arg.eq(shifted[work - 1 - LOG2.arg_bits : work - 1]),

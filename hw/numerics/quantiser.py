@@ -58,8 +58,10 @@ class BlockQuantiser(wiring.Component):
 
     Members
     -------
-    i : stream of {number SCALED, last (of a vector), end (of the token, together with last)}
+    i : stream of {number SCALED, last (of a vector)}
+    vectors, vectors_known : vectors of the token; may become known while they come, but before another token's
     constants : append the block that biases ride on to every vector
+    alone : the token's only vector is that block
     grant : the place where the codes go is free
     code, code_valid : one element a cycle, blocks in the order they came; see :func:`code_layout`
     token_top : largest top of the token being given out
@@ -81,7 +83,10 @@ class BlockQuantiser(wiring.Component):
         self._floor = floor
         super().__init__(
             {
-                "i": In(stream.Signature(data.StructLayout({"number": SCALED, "last": 1, "end": 1}))),
+                "i": In(stream.Signature(data.StructLayout({"number": SCALED, "last": 1}))),
+                "vectors": In(8),
+                "vectors_known": In(1),
+                "alone": In(1),
                 "constants": In(1),
                 "grant": In(1),
                 "code": Out(code_layout(blocks)),
@@ -107,7 +112,9 @@ class BlockQuantiser(wiring.Component):
         at_block_end = lane.all()
         block_top = Signal(signed(TOP_BITS), init=self._floor)
         token_top = Signal(signed(TOP_BITS), init=self._floor)
-        ending, constant = Signal(), Signal()
+        seen, constant = Signal(8), Signal()
+        complete = Signal()
+        m.d.comb += complete.eq(self.vectors_known & (seen == self.vectors))
 
         number = Signal(SCALED)
         store = Signal()
@@ -133,26 +140,31 @@ class BlockQuantiser(wiring.Component):
         with m.FSM():
             with m.State("COLLECT"):
                 m.d.comb += [
-                    self.i.ready.eq(1),
+                    self.i.ready.eq(~complete),
                     number.eq(self.i.payload.number),
-                    store.eq(self.i.valid),
+                    store.eq(self.i.valid & ~complete),
                 ]
-                with m.If(self.i.valid & self.i.payload.last):
-                    m.d.sync += [ending.eq(self.i.payload.end), constant.eq(self.constants)]
-                    with m.If(~at_block_end | self.constants):
+                with m.If(complete):
+                    m.next = "WAIT"
+                with m.Elif(self.alone):
+                    m.d.sync += constant.eq(1)
+                    m.next = "CONSTANTS"
+                with m.Elif(self.i.valid & self.i.payload.last):
+                    m.d.sync += constant.eq(self.constants)
+                    with m.If(~at_block_end):
                         m.next = "FILL"
-                    with m.Elif(self.i.payload.end):
-                        m.next = "WAIT"
-                    with m.If(at_block_end & self.constants):
+                    with m.Elif(self.constants):
                         m.next = "CONSTANTS"
+                    with m.Else():
+                        m.d.sync += seen.eq(seen + 1)
             with m.State("FILL"):
                 m.d.comb += [number.top.eq(self._floor), store.eq(1)]
                 with m.If(at_block_end):
                     m.next = "COLLECT"
-                    with m.If(ending):
-                        m.next = "WAIT"
                     with m.If(constant):
                         m.next = "CONSTANTS"
+                    with m.Else():
+                        m.d.sync += seen.eq(seen + 1)
             with m.State("CONSTANTS"):
                 m.d.comb += [
                     number.top.eq(Choice(C(top, signed(TOP_BITS)) for top in BIAS_TOPS)[lane[:2]]),
@@ -170,7 +182,12 @@ class BlockQuantiser(wiring.Component):
                 m.d.comb += issue.eq(1)
                 m.d.sync += address.eq(address + 1)
                 with m.If(address + 1 == count):
-                    m.d.sync += [address.eq(0), token_top.eq(self._floor), block_top.eq(self._floor)]
+                    m.d.sync += [
+                        address.eq(0),
+                        token_top.eq(self._floor),
+                        block_top.eq(self._floor),
+                        seen.eq(0),
+                    ]
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(self.done):

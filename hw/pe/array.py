@@ -26,7 +26,7 @@ class Kind(enum.Enum, shape=2):
 
 
 #: What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
-#: ``first`` and ``final`` serve the combine; ``end`` marks the last gate_up of a token.
+#: ``first`` and ``final`` serve the combine.
 PassInfo = data.StructLayout(
     {
         "kind": Kind,
@@ -35,7 +35,6 @@ PassInfo = data.StructLayout(
         "weight": WEIGHT_BITS,
         "first": 1,
         "final": 1,
-        "end": 1,
     }
 )
 

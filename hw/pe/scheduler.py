@@ -1,6 +1,6 @@
 """Scheduler: the way of a token, as a sequence of passes on the array."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, C, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,7 @@ from hw.host.registers import LAYER_WIDTHS
 from hw.pe.array import Kind, PassInfo
 from hw.pe.contexts import CONTEXT
 from hw.pe.sequencer import pass_layout
+from hw.router.router import route_layout
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.formats import (
@@ -18,6 +19,7 @@ from sw_model.formats import (
     ROW_EXP_BIAS,
     TOP_BITS,
 )
+from sw_model.tables import PROB_FRACTION
 
 __all__ = ["LAYER", "Scheduler"]
 
@@ -27,7 +29,8 @@ LAYER = data.StructLayout(LAYER_WIDTHS)
 
 class Scheduler(wiring.Component):
     """Router; base expert's gate_up (while the routing weights are worked out); each chosen expert's gate_up;
-    then, when its h is quantised, each one's down.
+    then, when its h is quantised, each one's down. A token without any expert takes the gate's fallback: a
+    pass over the constants alone.
 
     Members
     -------
@@ -37,15 +40,16 @@ class Scheduler(wiring.Component):
     x_bank, x_release : the bank in use; it may be filled again (one cycle)
     context_addr, context : to and from the :class:`~hw.pe.contexts.ContextTable`
     route, route_done, route_ack : from and to the :class:`~hw.router.router.Router`
+    h_vectors, h_known, h_alone : vectors that h will have; that number stands; it is the constants alone
     h_block_done, h_top : a block of h has been quantised (one cycle); the token's largest h exponent
     o : stream of passes for the :class:`~hw.pe.array.PeArray`
-    busy : a token is being worked on; expert_used: a routed expert is started (one cycle)
+    expert_used : a routed expert is started (one cycle)
 
     Throughput: passes follow each other without gaps where their data allows; the next token's router pass is
     issued behind the last down pass.
     """
 
-    def __init__(self, config: HardwareConfig, route_layout: data.StructLayout) -> None:
+    def __init__(self, config: HardwareConfig) -> None:
         self._config = config
         super().__init__(
             {
@@ -57,13 +61,15 @@ class Scheduler(wiring.Component):
                 "x_release": Out(1),
                 "context_addr": Out((config.max_experts).bit_length()),
                 "context": In(CONTEXT),
-                "route": In(route_layout),
+                "route": In(route_layout(config)),
                 "route_done": In(1),
                 "route_ack": Out(1),
+                "h_vectors": Out(8),
+                "h_known": Out(1),
+                "h_alone": Out(1),
                 "h_block_done": In(1),
                 "h_top": In(signed(TOP_BITS)),
                 "o": Out(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
-                "busy": Out(1),
                 "expert_used": Out(1),
             }
         )
@@ -82,9 +88,11 @@ class Scheduler(wiring.Component):
         shared = flag(Flag.SHARED)
         biased = flag(Flag.EXPERT_BIASED)
         rank = Signal(range(config.max_top_k + 1))
-        last_rank = rank == layer.TOP_K - 1
-        expert = Array(self.route.expert[j] for j in range(config.max_top_k))[rank]
-        weight = Array(self.route.weight[j] for j in range(config.max_top_k))[rank]
+        count = self.route.chosen.count
+        last_rank = rank == count - 1
+        nobody = count == 0
+        expert = Array(self.route.chosen.expert[j] for j in range(config.max_top_k))[rank]
+        weight = Array(self.route.chosen.weight[j] for j in range(config.max_top_k))[rank]
         base_context = config.max_experts
         h_at, h_have = Signal(16), Signal(16)  # first block of the slot's h; blocks quantised so far
         with m.If(self.h_block_done):
@@ -95,7 +103,7 @@ class Scheduler(wiring.Component):
         base16 = x_top - (config.router_spread + ACT16_FRACTION + ROW_EXP_BIAS)
         base_h = self.h_top - (config.activation_spread + ACT8_FRACTION + ROW_EXP_BIAS)
 
-        def gate_up(width: Value, end: Value | int) -> list:
+        def gate_up(width: Value) -> list:
             return [
                 self.o.valid.eq(1),
                 job.word.eq(self.context.gate_up.word),
@@ -106,7 +114,6 @@ class Scheduler(wiring.Component):
                 info.kind.eq(Kind.GATE_UP),
                 info.rows.eq(width << 1),
                 info.base.eq(base8),
-                info.end.eq(end),
             ]
 
         def down(width: Value, weight: Value, first: Value | int, final: Value | int) -> list:
@@ -126,11 +133,22 @@ class Scheduler(wiring.Component):
                 info.final.eq(final),
             ]
 
-        m.d.comb += [job.rows.eq(info.rows), self.busy.eq(1), self.context_addr.eq(expert)]
+        known = Signal()
+        done = Signal()
+        m.d.comb += [
+            job.rows.eq(info.rows),
+            self.context_addr.eq(expert),
+            self.h_known.eq(known),
+            self.h_alone.eq(known & nobody & ~shared & (h_have == 0)),
+            self.h_vectors.eq(Mux(nobody & ~shared, 1, count + shared)),
+            self.x_release.eq(done),
+            self.route_ack.eq(done),
+        ]
+        with m.If(done):
+            m.d.sync += [self.x_bank.eq(~self.x_bank), known.eq(0)]
         issued = self.o.valid & self.o.ready
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.busy.eq(0)
                 m.d.sync += [h_have.eq(0), h_at.eq(0), rank.eq(0)]
                 with m.If(self.enable & self.x_ready.bit_select(self.x_bank, 1)):
                     m.next = "ROUTER"
@@ -142,7 +160,9 @@ class Scheduler(wiring.Component):
                     job.wide.eq(1),
                     job.bank.eq(self.x_bank),
                     info.kind.eq(Kind.ROUTER),
-                    info.rows.eq(layer.EXPERTS + flag(Flag.SHARED_GATED)),
+                    info.rows.eq(
+                        layer.EXPERTS + flag(Flag.SHARED_GATED) + flag(Flag.DENSITY_ROW) + layer.DOMAIN_ROWS
+                    ),
                     info.base.eq(base16),
                     self.context_addr.eq(base_context),
                 ]
@@ -151,17 +171,20 @@ class Scheduler(wiring.Component):
                     with m.If(shared):
                         m.next = "SHARED_UP"
             with m.State("SHARED_UP"):
-                m.d.comb += gate_up(layer.SHARED_INTERMEDIATE, 0)
+                m.d.comb += gate_up(layer.SHARED_INTERMEDIATE)
                 m.d.comb += self.context_addr.eq(base_context)
                 with m.If(issued):
                     m.next = "ROUTE"
             with m.State("ROUTE"):
                 with m.If(self.route_done):
+                    m.d.sync += known.eq(1)
                     m.next = "UP_CONTEXT"
+                    with m.If(nobody):
+                        m.next = "BASE_CONTEXT"
             with m.State("UP_CONTEXT"):
                 m.next = "UP"
             with m.State("UP"):
-                m.d.comb += gate_up(layer.INTERMEDIATE, last_rank)
+                m.d.comb += gate_up(layer.INTERMEDIATE)
                 with m.If(issued):
                     m.d.comb += self.expert_used.eq(1)
                     m.d.sync += rank.eq(rank + 1)
@@ -170,16 +193,31 @@ class Scheduler(wiring.Component):
                         m.d.sync += rank.eq(0)
                         m.next = "DOWN_CONTEXT"
                         with m.If(shared):
-                            m.next = "SHARED_DOWN_CONTEXT"
-            with m.State("SHARED_DOWN_CONTEXT"):
+                            m.next = "BASE_CONTEXT"
+            with m.State("BASE_CONTEXT"):
                 m.d.comb += self.context_addr.eq(base_context)
                 m.next = "SHARED_DOWN"
+                with m.If(~shared):
+                    m.next = "FALLBACK"
             with m.State("SHARED_DOWN"):
-                m.d.comb += down(layer.SHARED_INTERMEDIATE, self.route.shared, 1, 0)
+                m.d.comb += down(layer.SHARED_INTERMEDIATE, self.route.shared, 1, nobody)
                 m.d.comb += self.context_addr.eq(base_context)
                 with m.If(issued):
                     m.d.sync += h_at.eq(h_at + blocks(layer.SHARED_INTERMEDIATE, biased))
                     m.next = "DOWN_CONTEXT"
+                    with m.If(nobody):
+                        m.d.comb += done.eq(1)
+                        m.next = "IDLE"
+            with m.State("FALLBACK"):
+                m.d.comb += down(C(1), C(1 << PROB_FRACTION), 1, 1)
+                m.d.comb += [
+                    job.blocks.eq(1),
+                    self.o.valid.eq(h_have != 0),
+                    self.context_addr.eq(base_context),
+                ]
+                with m.If(issued):
+                    m.d.comb += done.eq(1)
+                    m.next = "IDLE"
             with m.State("DOWN_CONTEXT"):
                 m.next = "DOWN"
             with m.State("DOWN"):
@@ -188,7 +226,6 @@ class Scheduler(wiring.Component):
                     m.d.sync += [h_at.eq(h_at + blocks(layer.INTERMEDIATE, biased)), rank.eq(rank + 1)]
                     m.next = "DOWN_CONTEXT"
                     with m.If(last_rank):
-                        m.d.comb += [self.x_release.eq(1), self.route_ack.eq(1)]
-                        m.d.sync += self.x_bank.eq(~self.x_bank)
+                        m.d.comb += done.eq(1)
                         m.next = "IDLE"
         return m

@@ -19,12 +19,13 @@ class Choice(wiring.Component):
 
     Members
     -------
-    score, expert, valid, last : scores in expert order; ``last`` of the token
+    score, expert, valid : scores in expert order
+    last : all rows of the token are in (with its last score, or later)
     experts, groups, top_groups, top2 : of the layer
     best : the chosen entries
     done : ``best`` stands (one cycle); the next token may come
 
-    Latency: experts + ``GroupFilter.LATENCY`` + 3 cycles after the last score.
+    Latency: experts + ``GroupFilter.LATENCY`` + 3 cycles after ``last``.
     Equals :func:`sw_model.golden.choose`.
     """
 
@@ -85,8 +86,8 @@ class Choice(wiring.Component):
         with m.FSM():
             with m.State("COLLECT"):
                 m.d.sync += [index.eq(0), group.eq(0), waiting.eq(0)]
-                m.d.comb += topk.clear.eq(self.valid & self.last)
-                with m.If(self.valid & self.last):
+                m.d.comb += topk.clear.eq(self.last)
+                with m.If(self.last):
                     m.next = "WAIT"
             with m.State("WAIT"):
                 m.d.sync += waiting.eq(waiting + 1)

@@ -10,7 +10,7 @@ from sw_model.config import HardwareConfig
 from sw_model.gate import ENTROPY_SCALE_FRACTION
 from sw_model.tables import EXP2, EXP2_FRACTION
 
-__all__ = ["Entropy"]
+__all__ = ["DISTANCE_BITS", "Entropy"]
 
 DISTANCE_BITS = 14  # Q6.8
 

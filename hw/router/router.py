@@ -10,14 +10,15 @@ from amaranth.lib.wiring import In, Out
 from hw.numerics.fixed import FIXED_BITS, ToFixed
 from hw.numerics.scaled import SCALED, round_even
 from hw.numerics.sigmoid import Sigmoid
+from hw.router.admission import candidates_layout
 from hw.router.choice import SCORE_BITS, Choice
-from hw.router.topk import entry_layout
+from hw.router.gate import GATE, SIDE, Gate
 from hw.router.weights import RoutingWeights
 from sw_model.config import HardwareConfig
 from sw_model.golden import ALPHA_FRACTION, LOGIT_FRACTION
-from sw_model.tables import EXP2_FRACTION, PROB_FRACTION, WEIGHT_BITS
+from sw_model.tables import EXP2_FRACTION, PROB_FRACTION
 
-__all__ = ["RULE", "Router"]
+__all__ = ["RULE", "Router", "route_layout"]
 
 #: What the router needs to know of the layer.
 RULE = data.StructLayout(
@@ -31,13 +32,21 @@ RULE = data.StructLayout(
         "sigmoid": 1,
         "top2": 1,
         "shared_gated": 1,
+        "density_row": 1,
     }
 )
 
 
+def route_layout(config: HardwareConfig) -> data.StructLayout:
+    """The chosen experts with their weights, and the base expert's weight."""
+    return data.StructLayout({"chosen": candidates_layout(config), "shared": PROB_FRACTION + 1})
+
+
 class Router(wiring.Component):
-    """The checkpoint's own rule over the first E rows; a row after them, if the base expert is gated, is its
-    gate.
+    """The checkpoint's own rule over the first E rows, then the three-level gate.
+
+    Behind the E rows stand, as far as the layer has them, the rows of the base expert's gate, of the semantic
+    density and of the domains.
 
     Parameters
     ----------
@@ -46,39 +55,39 @@ class Router(wiring.Component):
     Members
     -------
     i : stream of {number, last}: the rows of one token's router pass, in order
-    rule : :data:`RULE`
-    bias_addr, bias_data, bias_en : load a selection bias (Q7.24)
-    route : experts, best first; their weights; the base expert's weight (1 if ungated)
+    rule : :data:`RULE`; gate : :data:`~hw.router.gate.GATE`
+    side : what came with the token (:data:`~hw.router.gate.SIDE`)
+    load_addr, load_data : tables: selection biases (``load_biases_en``) and those of the gate
+    route : see :func:`route_layout`
     done : ``route`` stands, until ``ack`` (one cycle)
+    removed, removed_valid : candidates that each level of the gate removed (one cycle)
 
-    Latency: about 20 cycles after the last row plus those of :class:`Choice` and :class:`RoutingWeights`; it
-    overlaps the base expert's gate_up pass. Always ready for rows.
+    Latency: about 20 cycles after the last row plus those of :class:`Choice`, :class:`RoutingWeights` and
+    :class:`Gate`; it overlaps the base expert's gate_up pass. Always ready for rows.
     """
 
     def __init__(self, config: HardwareConfig, biases: list[int] | None = None) -> None:
         self._config = config
         self._biases = biases or []
-        expert = entry_layout(SCORE_BITS, config.max_experts)["index"].shape
-        k = config.max_top_k
-        self.route_layout = data.StructLayout(
-            {
-                "expert": data.ArrayLayout(expert, k),
-                "weight": data.ArrayLayout(WEIGHT_BITS, k),
-                "shared": PROB_FRACTION + 1,
-            }
-        )
+        self._gate = Gate(config)
+        rows = data.StructLayout({"number": SCALED, "last": 1})
         super().__init__(
             {
-                "i": In(
-                    stream.Signature(data.StructLayout({"number": SCALED, "last": 1}), always_ready=True)
-                ),
+                "i": In(stream.Signature(rows, always_ready=True)),
                 "rule": In(RULE),
-                "bias_addr": In(16),
-                "bias_data": In(signed(FIXED_BITS)),
-                "bias_en": In(1),
-                "route": Out(self.route_layout),
+                "gate": In(GATE),
+                "side": In(SIDE),
+                "load_addr": In(32),
+                "load_data": In(32),
+                "load_biases_en": In(1),
+                "load_costs_en": In(1),
+                "load_domains_en": In(1),
+                "load_resident_en": In(1),
+                "route": Out(route_layout(config)),
                 "done": Out(1),
                 "ack": In(1),
+                "removed": Out(self._gate.signature.members["removed"].shape),
+                "removed_valid": Out(1),
             }
         )
 
@@ -89,6 +98,7 @@ class Router(wiring.Component):
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.choice = choice = Choice(config)
         m.submodules.weights = weights = RoutingWeights(config, SCORE_BITS)
+        m.submodules.gate = gate = self._gate
         m.submodules.biases = biases = Memory(
             shape=signed(FIXED_BITS), depth=max(2, config.max_experts), init=self._biases
         )
@@ -101,40 +111,51 @@ class Router(wiring.Component):
             sigmoid.move.eq(1),
             sigmoid.alpha.eq(1 << ALPHA_FRACTION),
             sigmoid.x.eq(self.i.payload.number),
-            bias_write.addr.eq(self.bias_addr),
-            bias_write.data.eq(self.bias_data),
-            bias_write.en.eq(self.bias_en),
+            bias_write.addr.eq(self.load_addr),
+            bias_write.data.eq(self.load_data),
+            bias_write.en.eq(self.load_biases_en),
         ]
         with m.If(self.i.valid):
             m.d.sync += index.eq(Mux(self.i.payload.last, 0, index + 1))
 
         # Logit and sigmoid meet where the slower of them comes out.
-        tag = data.StructLayout({"valid": 1, "gate": 1, "final": 1, "last": 1, "index": 16})
+        at_density = rule.experts + rule.shared_gated
+        at_domains = at_density + rule.density_row
+        tag = data.StructLayout(
+            {"valid": 1, "last": 1, "score": 1, "shared": 1, "density": 1, "domain": 1, "index": 16}
+        )
         tags = [Signal(tag, name=f"tag{i}") for i in range(Sigmoid.LATENCY)]
         logits = [
             Signal(signed(FIXED_BITS), name=f"logit{i}") for i in range(Sigmoid.LATENCY - ToFixed.LATENCY)
         ]
         m.d.sync += [
             tags[0].valid.eq(self.i.valid),
-            tags[0].gate.eq(index == rule.experts),
-            tags[0].final.eq(index == rule.experts - 1),
             tags[0].last.eq(self.i.payload.last),
+            tags[0].score.eq(index < rule.experts),
+            tags[0].shared.eq(rule.shared_gated & (index == rule.experts)),
+            tags[0].density.eq(rule.density_row & (index == at_density)),
+            tags[0].domain.eq(index >= at_domains),
             tags[0].index.eq(index),
             *[b.eq(a) for a, b in pairwise(tags)],
             *[b.eq(a) for a, b in pairwise([to_logit.y, *logits])],
         ]
-        now = tags[-1]
+        now, logit = tags[-1], logits[-1]
         m.d.comb += [bias.addr.eq(tags[-2].index), bias.en.eq(1)]
+        shared = Signal(PROB_FRACTION + 1)
+        with m.If(now.valid & now.shared):
+            m.d.sync += shared.eq(round_even(sigmoid.y, EXP2_FRACTION - PROB_FRACTION))
+
+        candidates = gate.i
         m.d.comb += [
-            choice.score.eq(Mux(rule.sigmoid, sigmoid.y + bias.data, logits[-1])),
+            choice.score.eq(Mux(rule.sigmoid, sigmoid.y + bias.data, logit)),
             choice.expert.eq(now.index),
-            choice.valid.eq(now.valid & ~now.gate),
-            choice.last.eq(now.final),
+            choice.valid.eq(now.valid & now.score),
+            choice.last.eq(now.valid & now.last),
             choice.experts.eq(rule.experts),
             choice.groups.eq(rule.groups),
             choice.top_groups.eq(rule.top_groups),
             choice.top2.eq(rule.top2),
-            weights.value.eq(Mux(rule.sigmoid, sigmoid.y, logits[-1])),
+            weights.value.eq(Mux(rule.sigmoid, sigmoid.y, logit)),
             weights.expert.eq(now.index),
             weights.valid.eq(choice.valid),
             weights.best.eq(choice.best),
@@ -143,19 +164,35 @@ class Router(wiring.Component):
             weights.renormalise.eq(rule.renormalise),
             weights.sigmoid.eq(rule.sigmoid),
             weights.scale.eq(rule.scale),
+            weights.everyone.eq(self.gate.enable),
             weights.start.eq(choice.done),
             weights.restart.eq(self.ack),
-        ]
-        shared = Signal(PROB_FRACTION + 1)
-        with m.If(now.valid & now.gate):
-            m.d.sync += shared.eq(round_even(sigmoid.y, EXP2_FRACTION - PROB_FRACTION))
-        m.d.comb += [
+            candidates.count.eq(rule.top_k),
+            candidates.weight.eq(weights.weights),
+            Cat(*candidates.expert).eq(Cat(*(e.index for e in choice.best))),
+            gate.gate.eq(self.gate),
+            gate.side.eq(self.side),
+            gate.number.eq(self.i.payload.number),
+            gate.density_valid.eq(tags[ToFixed.LATENCY - 1].valid & tags[ToFixed.LATENCY - 1].density),
+            gate.domain_score.eq(logit),
+            gate.domain_valid.eq(now.valid & now.domain),
+            gate.p.eq(weights.p),
+            gate.distance.eq(weights.distance),
+            gate.p_valid.eq(weights.p_valid),
+            gate.p_done.eq(weights.p_done & ~rule.sigmoid),
+            gate.start.eq(weights.done & self.gate.enable),
+            gate.clear.eq(self.ack),
+            gate.load_addr.eq(self.load_addr),
+            gate.load_data.eq(self.load_data),
+            gate.load_costs_en.eq(self.load_costs_en),
+            gate.load_domains_en.eq(self.load_domains_en),
+            gate.load_resident_en.eq(self.load_resident_en),
+            self.route.chosen.eq(Mux(self.gate.enable, gate.o, candidates)),
             self.route.shared.eq(Mux(rule.shared_gated, shared, 1 << PROB_FRACTION)),
-            self.route.weight.eq(weights.weights),
-            Cat(*self.route.expert).eq(Cat(*(e.index for e in choice.best))),
+            self.removed.eq(gate.removed),
+            self.removed_valid.eq(gate.done),
         ]
-        # The gate's row is the last one, and has long landed when the weights are done.
-        with m.If(weights.done):
+        with m.If(Mux(self.gate.enable, gate.done, weights.done)):
             m.d.sync += self.done.eq(1)
         with m.Elif(self.ack):
             m.d.sync += self.done.eq(0)

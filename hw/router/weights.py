@@ -8,10 +8,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.numerics.fixed import FIXED_BITS
+from hw.router.entropy import DISTANCE_BITS
 from hw.router.exp2 import Exp2
 from hw.router.topk import entry_layout
 from sw_model.config import HardwareConfig
-from sw_model.golden import SCALE_FRACTION
+from sw_model.gate import FRACTION
+from sw_model.golden import LOGIT_FRACTION, SCALE_FRACTION
 from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, WEIGHT_BITS
 
 __all__ = ["RoutingWeights"]
@@ -28,7 +30,9 @@ class RoutingWeights(wiring.Component):
     restart : the next value is the first of a token
     best : the chosen experts, steady from ``start`` on
     experts, top_k, renormalise, sigmoid, scale : of the layer; scale Q6.10
-    start : choose is done (one cycle)
+    everyone : go through all experts even where the sum needs it not (for the entropy)
+    start : the choice is made (one cycle)
+    p, distance, p_valid : of every expert, if gone through (softmax); p_done (one cycle): they were all
     weights : a rank each, ``PROB_FRACTION`` bits of fraction; ``done`` (one cycle) when they stand
 
     Latency: k + experts (the latter only for a softmax that is not renormalised) + 20 k + about 10 cycles.
@@ -52,7 +56,12 @@ class RoutingWeights(wiring.Component):
                 "renormalise": In(1),
                 "sigmoid": In(1),
                 "scale": In(16),
+                "everyone": In(1),
                 "start": In(1),
+                "p": Out(EXP2.out_bits),
+                "distance": Out(DISTANCE_BITS),
+                "p_valid": Out(1),
+                "p_done": Out(1),
                 "weights": Out(data.ArrayLayout(WEIGHT_BITS, self._k)),
                 "done": Out(1),
             }
@@ -77,23 +86,32 @@ class RoutingWeights(wiring.Component):
         everyone, feeding = Signal(), Signal()
         chosen = Array(self.best[j].index for j in range(self._k))[index]
         m.d.comb += [read.addr.eq(Mux(everyone, index, chosen)), exp2.d.eq(largest - read.data)]
-        tag = data.StructLayout({"valid": 1, "everyone": 1, "index": len(index), "p": EXP2.out_bits})
+        tag = data.StructLayout(
+            {"valid": 1, "everyone": 1, "index": len(index), "p": EXP2.out_bits, "far": DISTANCE_BITS}
+        )
         tags = [Signal(tag, name=f"tag{i}") for i in range(Exp2.LATENCY)]
+        far, far_most = exp2.d >> (LOGIT_FRACTION - FRACTION), (1 << DISTANCE_BITS) - 1
         m.d.sync += [
             tags[0].valid.eq(feeding),
             tags[0].everyone.eq(everyone),
             tags[0].index.eq(index),
             tags[0].p.eq(read.data),
+            tags[0].far.eq(Mux(far > far_most, far_most, far)),
             *[b.eq(a) for a, b in pairwise(tags)],
         ]
         landed = tags[-1]
+        m.d.comb += [
+            self.p.eq(exp2.y),
+            self.distance.eq(landed.far),
+            self.p_valid.eq(landed.valid & landed.everyone),
+        ]
         p_now = Mux(self.sigmoid, landed.p, exp2.y)
         p = Array(Signal(EXP2.out_bits, name=f"p{j}", reset_less=True) for j in range(self._k))
         total = Signal(EXP2.out_bits + (self._experts - 1).bit_length())
         with m.If(landed.valid):
             with m.If(~landed.everyone):
                 m.d.sync += p[landed.index].eq(p_now)
-            with m.If(landed.everyone | self.renormalise):
+            with m.If(landed.everyone != self.renormalise):
                 m.d.sync += total.eq(total + p_now)
 
         # Restoring division: quotient bits of p * 2**17 / total, most significant first.
@@ -117,12 +135,13 @@ class RoutingWeights(wiring.Component):
                 m.d.sync += index.eq(index + 1)
                 with m.If(index == Mux(everyone, self.experts, self.top_k) - 1):
                     m.d.sync += index.eq(0)
-                    with m.If(everyone | self.renormalise | self.sigmoid):
+                    with m.If(everyone | self.sigmoid | (self.renormalise & ~self.everyone)):
                         m.next = "SETTLE"
                     with m.Else():
                         m.d.sync += everyone.eq(1)
             with m.State("SETTLE"):
                 with m.If(~Cat(*(t.valid for t in tags)).any()):
+                    m.d.comb += self.p_done.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.sync += [rest.eq(p[rank]), step.eq(0), quotient.eq(0)]
