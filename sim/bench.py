@@ -24,8 +24,14 @@ __all__ = ["heldout_inputs", "run", "write"]
 
 _FPGA = ("fmax_mhz", "lut", "ff", "bram", "dsp")
 _COLUMNS = (
-    "format", "pattern", "tokens", "cycles_per_token", "macs_per_cycle", "mac_utilisation",
-    "simulated_tokens_per_s", "simulated_cycles_per_s",
+    "format",
+    "pattern",
+    "tokens",
+    "cycles_per_token",
+    "macs_per_cycle",
+    "mac_utilisation",
+    "simulated_tokens_per_s",
+    "simulated_cycles_per_s",
 )
 
 

@@ -29,8 +29,21 @@ _HARNESS = Path(__file__).with_name("harness.cpp")
 # Signals without a reset start at random (harness.cpp seeds them), so that nothing leans on a zero.
 # Lint is for people's Verilog; ours is generated, with widths that Verilator only doubts.
 _VERILATE = (
-    "--cc", "-O3", "--x-assign", "unique", "--x-initial", "unique", "--no-timing", "--noassert",
-    "-Wno-lint", "-Wno-style", "-Wno-fatal", "--top-module", TOP, "--prefix", f"V{TOP}",
+    "--cc",
+    "-O3",
+    "--x-assign",
+    "unique",
+    "--x-initial",
+    "unique",
+    "--no-timing",
+    "--noassert",
+    "-Wno-lint",
+    "-Wno-style",
+    "-Wno-fatal",
+    "--top-module",
+    TOP,
+    "--prefix",
+    f"V{TOP}",
 )
 # Libraries of several configurations live in one process, and their classes share one name: keep them apart.
 _CXX = ("-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-DVL_TIME_CONTEXT")
@@ -142,9 +155,26 @@ def build_verilator(verilog: str) -> Path:
         _run([*make, f"libV{TOP}.a", "libverilated.a"], folder, env)
         include = f"{env['VERILATOR_ROOT']}/include"
         _run(
-            ["g++", "-std=c++17", _FAST, *_CXX, *_LINK, "-I", "obj", "-I", include, "-I", f"{include}/vltstd",
-             "harness.cpp", f"obj/libV{TOP}.a", "obj/libverilated.a", "-o", f"lib{TOP}.so"],
-            folder, env,
+            [
+                "g++",
+                "-std=c++17",
+                _FAST,
+                *_CXX,
+                *_LINK,
+                "-I",
+                "obj",
+                "-I",
+                include,
+                "-I",
+                f"{include}/vltstd",
+                "harness.cpp",
+                f"obj/libV{TOP}.a",
+                "obj/libverilated.a",
+                "-o",
+                f"lib{TOP}.so",
+            ],
+            folder,
+            env,
         )
         shutil.rmtree(folder / "obj")
 

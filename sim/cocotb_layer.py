@@ -32,10 +32,23 @@ from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, Access, address
 _PERIOD = 10  # ns
 _INPUTS = (
     "aresetn",
-    "s_axil_awaddr", "s_axil_awprot", "s_axil_awvalid", "s_axil_wdata", "s_axil_wstrb", "s_axil_wvalid",
-    "s_axil_bready", "s_axil_araddr", "s_axil_arprot", "s_axil_arvalid", "s_axil_rready",
-    "s_axis_x_tdata", "s_axis_x_tvalid", "s_axis_x_tlast",
-    "s_axis_w_tdata", "s_axis_w_tvalid", "s_axis_w_tlast",
+    "s_axil_awaddr",
+    "s_axil_awprot",
+    "s_axil_awvalid",
+    "s_axil_wdata",
+    "s_axil_wstrb",
+    "s_axil_wvalid",
+    "s_axil_bready",
+    "s_axil_araddr",
+    "s_axil_arprot",
+    "s_axil_arvalid",
+    "s_axil_rready",
+    "s_axis_x_tdata",
+    "s_axis_x_tvalid",
+    "s_axis_x_tlast",
+    "s_axis_w_tdata",
+    "s_axis_w_tvalid",
+    "s_axis_w_tlast",
     "m_axis_y_tready",
 )
 _OKAY, _SLVERR = 0, 2
@@ -61,8 +74,11 @@ class _Bench:
         self.w = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_w"), *reset, byte_lanes=1)
         self.y = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_y"), *reset, byte_lanes=1)
         host_channels = (
-            self.host.write_if.aw_channel, self.host.write_if.w_channel, self.host.write_if.b_channel,
-            self.host.read_if.ar_channel, self.host.read_if.r_channel,
+            self.host.write_if.aw_channel,
+            self.host.write_if.w_channel,
+            self.host.write_if.b_channel,
+            self.host.read_if.ar_channel,
+            self.host.read_if.r_channel,
         )
         if options["stalls"]:
             for i, port in enumerate((self.x, self.w, self.y, *host_channels)):

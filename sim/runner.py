@@ -78,16 +78,29 @@ def build(simulator: str, verilog: str, top: str = TOP) -> Path:
         source.write_text(verilog)
         with _environment(env):
             _runner(simulator).build(
-                sources=[source], hdl_toplevel=top, build_dir=folder, timescale=("1ns", "1ps"), always=True,
-                build_args=arguments, log_file=folder / "build.log",
+                sources=[source],
+                hdl_toplevel=top,
+                build_dir=folder,
+                timescale=("1ns", "1ps"),
+                always=True,
+                build_args=arguments,
+                log_file=folder / "build.log",
             )
 
     name = f"cocotb-{simulator}-" + key(verilog, top, version, *arguments)
     return cached(name, product, f"building for {simulator} (cocotb)", work).parent
 
 
-def run(simulator: str, folder: Path, module: str, *, work: Path, env: Mapping[str, str], top: str = TOP,
-        seed: int = 0) -> None:
+def run(
+    simulator: str,
+    folder: Path,
+    module: str,
+    *,
+    work: Path,
+    env: Mapping[str, str],
+    top: str = TOP,
+    seed: int = 0,
+) -> None:
     """Run the tests of ``module`` in ``work`` on a :func:`build`.
 
     Raises
@@ -102,9 +115,15 @@ def run(simulator: str, folder: Path, module: str, *, work: Path, env: Mapping[s
     try:
         with _environment({"PYTHONPATH": path}):
             _runner(simulator).test(
-                test_module=module, hdl_toplevel=top, hdl_toplevel_lang="verilog",
-                build_dir=folder, test_dir=work,
-                results_xml=str(results), log_file=log, seed=seed, extra_env=dict(env),
+                test_module=module,
+                hdl_toplevel=top,
+                hdl_toplevel_lang="verilog",
+                build_dir=folder,
+                test_dir=work,
+                results_xml=str(results),
+                log_file=log,
+                seed=seed,
+                extra_env=dict(env),
                 plusargs=plusargs if simulator == "verilator" else [],
             )
     except (RuntimeError, SystemExit):
@@ -142,12 +161,17 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
     """
     packets = list(job.image.packets())
     options = {
-        "registers": job.image.registers, "stalls": job.stalls, "seed": job.seed, "watchdog": job.watchdog,
+        "registers": job.image.registers,
+        "stalls": job.stalls,
+        "seed": job.seed,
+        "watchdog": job.watchdog,
         "reset_at": job.reset_at,
     }
     arrays = {
-        "beats": np.concatenate(packets), "lengths": np.array([len(p) for p in packets]),
-        "x": np.ascontiguousarray(job.x).view(np.uint32), "options": np.array(json.dumps(options)),
+        "beats": np.concatenate(packets),
+        "lengths": np.array([len(p) for p in packets]),
+        "x": np.ascontiguousarray(job.x).view(np.uint32),
+        "options": np.array(json.dumps(options)),
     }
     if job.expected is not None:
         arrays["expected"] = np.ascontiguousarray(job.expected).view(np.uint32)

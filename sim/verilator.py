@@ -138,8 +138,8 @@ class Core:
     ) -> np.ndarray:
         """Start token packets on ``s_axis_x``, and take ``tokens`` x ``hidden`` beats from ``m_axis_y``.
 
-        ``beats`` are uint32, packet i has ``lengths[i]`` of them; ``user`` is TUSER of each packet. Returns the buffer uint32 [tokens, hidden]
-        that fills as the simulation advances.
+        ``beats`` are uint32, packet i has ``lengths[i]`` of them; ``user`` is TUSER of each packet. Returns
+        the buffer uint32 [tokens, hidden] that fills as the simulation advances.
         """
         data, last = np.ascontiguousarray(beats, dtype=np.uint32).reshape(-1), _last(lengths)
         if len(data) != len(last):
@@ -175,8 +175,8 @@ class Core:
         self._check(self._call["wait"](self._live(), cycles), "wait")
 
     def run(self, x: np.ndarray, user: np.ndarray | None = None) -> np.ndarray:
-        """Tokens float32 [T, H] through the core, back to back; ``user`` is TUSER of each. Returns y [T, H]."""
-        tokens, hidden = x.shape
+        """Tokens float32 [T, H] through the core, back to back; ``user`` is TUSER of each. Returns y [T,
+        H].""" tokens, hidden = x.shape
         beats = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
         result = self.start(beats, np.full(tokens, hidden), tokens, hidden, user)
         self.finish()

@@ -115,7 +115,8 @@ class Image:
 
     def save(self, path: Path) -> None:
         """Write as safetensors; registers and configuration name are its metadata."""
-        meta = {"config": self.config, "registers": json.dumps(self.registers, sort_keys=True)}
+        # One key, since safetensors writes several in no fixed order.
+        meta = {"image": json.dumps({"config": self.config, "registers": self.registers}, sort_keys=True)}
         arrays = {name: getattr(self, name) for name in self._ARRAYS}
         path.write_bytes(save(arrays, metadata=meta))
 
@@ -124,10 +125,10 @@ class Image:
         """Read what :meth:`save` wrote; raises :class:`ExpertileError` on anything else."""
         try:
             with safe_open(path, framework="numpy") as f:
-                meta = f.metadata() or {}
+                meta = json.loads((f.metadata() or {})["image"])
                 arrays = {name: f.get_tensor(name) for name in Image._ARRAYS}
-                registers = {str(k): int(v) for k, v in json.loads(meta["registers"]).items()}
-                image = Image(**arrays, registers=registers, config=meta["config"])
+                registers = {str(k): int(v) for k, v in meta["registers"].items()}
+                image = Image(**arrays, registers=registers, config=str(meta["config"]))
             image._check()
             return image
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as e:

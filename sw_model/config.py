@@ -28,6 +28,18 @@ from sw_model.tables import WEIGHT_BITS
 COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
 
 
+# Widths of registers and counters bound some maxima; the rest are bounded by addresses of 24 bits.
+_MOST = {
+    "tiles": 1 << 12,
+    "max_hidden": (1 << 16) - BLOCK,
+    "max_intermediate": (1 << 15) - BLOCK,
+    "max_experts": 1 << 12,
+    "max_top_k": MAX_TAU,
+    "max_groups": 128,
+    "max_domains": 128,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
     """Maxima of a generated accelerator; any layer within them runs on it.
@@ -69,19 +81,23 @@ class HardwareConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "name" and (type(value) is not int or value < 1):
-                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+            if field.name == "name":
+                if not isinstance(value, str) or not value:
+                    raise ValueError(f"name must be a text, not {value!r}")
+            elif type(value) is not int or not 1 <= value <= _MOST.get(field.name, 1 << 24):
+                most = _MOST.get(field.name, 1 << 24)
+                raise ValueError(f"{field.name} must be an integer from 1 to {most}, not {value!r}")
         if self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")
+        if self.words < 2:
+            raise ValueError("words must be at least 2")
         if self.scales % 4:
             raise ValueError(f"scales must be a multiple of 4, not {self.scales}")
         if self.max_top_k > self.max_experts:
             raise ValueError("max_top_k must not exceed max_experts")
-        if self.max_top_k > MAX_TAU:
-            raise ValueError(f"max_top_k must be at most {MAX_TAU}, the thresholds of the gate")
         for name in ("weight_spread", "fp8_spread", "activation_spread", "router_spread", "down_spread"):
             if getattr(self, name) >= 1 << SHIFT_BITS:
                 raise ValueError(f"{name} must be below {1 << SHIFT_BITS}")
@@ -113,15 +129,21 @@ class HardwareConfig:
         )
 
     @property
+    def down_bound(self) -> int:
+        """Largest magnitude of a row of an expert's projection, any operands, any order of summation."""
+        most = max(f.max_magnitude << self.spread(f) for f in EXPERT_FORMATS.values())
+        return self._row_bound(most, ACT8_MAX << self.activation_spread)
+
+    @property
     def acc_bound(self) -> int:
-        """Largest magnitude that a row accumulator can reach, any operands, any order of summation."""
-        mant = (1 << MANT_BITS) - 1
-        expert = max(f.max_magnitude << self.spread(f) for f in EXPERT_FORMATS.values())
-        expert *= ACT8_MAX << self.activation_spread
-        # The high bytes alone may overshoot the 16-bit code by half a low byte.
-        router = ROUTER_FORMAT.max_magnitude * (ACT16_MAX + (1 << (ACT16_LOW_BITS - 1)))
-        router *= 1 << (2 * self.router_spread)
-        return BLOCK * self.max_blocks * mant * max(expert, router)
+        """Largest magnitude that a row accumulator can reach."""
+        # High and low bytes come one after the other; the high ones alone reach no further than their sum.
+        spread = self.router_spread
+        router = self._row_bound(ROUTER_FORMAT.max_magnitude << spread, ACT16_MAX << spread)
+        return max(self.down_bound, router)
+
+    def _row_bound(self, weight: int, act: int) -> int:
+        return BLOCK * self.max_blocks * ((1 << MANT_BITS) - 1) * weight * act
 
     @property
     def acc_bits(self) -> int:
@@ -136,7 +158,7 @@ class HardwareConfig:
     @property
     def combine_bits(self) -> int:
         """Width of the signed combine accumulator (row sum x Q1.16 weight, aligned, over all slots)."""
-        bound = self.acc_bound * ((1 << WEIGHT_BITS) - 1) * (1 << self.down_spread) * self.max_slots
+        bound = self.down_bound * ((1 << WEIGHT_BITS) - 1) * (1 << self.down_spread) * self.max_slots
         return bound.bit_length() + 1
 
     @property

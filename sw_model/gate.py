@@ -1,6 +1,7 @@
 """The three-level gate: it starts from the checkpoint's own k candidates and only removes.
 
-Everything is signed Q7.8 in the log2 domain, saturated at 16 bits. For a token with candidates e of weight w_e:
+Everything is signed Q7.8 in the log2 domain, saturated at 16 bits. For a token with candidates e of weight
+w_e:
 
     D    = a_I I + a_H H + v . x                      semantic density
     g    = request tag, or argmax of G router rows     domain
@@ -12,8 +13,8 @@ Everything is signed Q7.8 in the log2 domain, saturated at 16 bits. For a token 
     cap       the rank of u_e is below the cap
 
 I is -log2 of the token's unigram probability (a side-band byte, Q5.3), H the router's entropy over log2 E. An
-expert stays if it passes all of them; weights are not changed. A token may be left with no expert: then the base
-expert answers alone, or, where a layer has none, a calibrated constant vector.
+expert stays if it passes all of them; weights are not changed. A token may be left with no expert: then the
+base expert answers alone, or, where a layer has none, a calibrated constant vector.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class SideBand:
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """kept [T, k]: the candidate stays. removed [T, k]: the first level (1, 2, 3; 4 the cap) that removed it, or
-    0. density [T], domain [T], entropy [T]."""
+    """kept [T, k]: the candidate stays. removed [T, k]: the first level (1, 2, 3; 4 the cap) that removed
+    it, or 0. density [T], domain [T], entropy [T]."""
 
     kept: np.ndarray
     removed: np.ndarray = field(repr=False)

@@ -384,7 +384,11 @@ def _stats(
     for e, count in zip(*np.unique(experts[kept], return_counts=True), strict=True):
         total += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
     macs, passes, reads = (int(n) for n in total)
-    counts = np.zeros(5, dtype=np.int64) if decisions is None else np.bincount(decisions.removed.ravel(), minlength=5)
+    counts = (
+        np.zeros(5, dtype=np.int64)
+        if decisions is None
+        else np.bincount(decisions.removed.ravel(), minlength=5)
+    )
     removed = {name: int(n) for name, n in zip(REMOVED, counts[1:], strict=True)}
     removed["EMPTY_TOKENS"] = int((~kept.any(axis=1)).sum())
     return Stats(

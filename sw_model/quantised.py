@@ -59,7 +59,8 @@ class QuantisedLayer:
 
     ``router`` has the E expert rows (scaled by log2(e) under softmax scoring, which works in the log2 domain)
     and behind them, as far as the layer has them, the rows of the base expert's gate, of the density and of
-    the domains. ``fallback`` is the gate's constant answer, as a matrix of a bias block alone. ``down_base`` is the least row exponent of
+    the domains. ``fallback`` is the gate's constant answer, as a matrix of a bias block alone. ``down_base``
+    is the least row exponent of
     all down projections: the combine's LSB. ``requantised`` counts blocks of a coded checkpoint whose codes
     could not be kept, ``scale_error`` is the largest relative rounding of its scales.
     """
@@ -159,7 +160,8 @@ def check_gate(gate: Gate, layer: MoELayer, config: HardwareConfig) -> None:
         raise ExpertileError(f"gate: {len(gate.tau)} thresholds tau, this layer needs {layer.rule.top_k}")
     if domains > config.max_domains:
         raise ExpertileError(
-            f"config {config.name!r}: {domains} domains are over its max_domains of {config.max_domains}; use a "
+            f"config {config.name!r}: {domains} domains are over its max_domains of {config.max_domains}; "
+            f"use a "
             f"configuration with max_domains >= {domains}"
         )
     if layer.shared is None and gate.fallback is None:

@@ -12,8 +12,8 @@ __all__ = ["WeightLoader"]
 class WeightLoader(wiring.Component):
     """A packet is a header beat (tile [15:0], kind [18:16], start address [63:32]), then data up to ``last``.
 
-    Kinds (:class:`sw_model.compiler.Kind`): a macro word or a context a beat; entries of the other tables four
-    a beat, one in each 32-bit lane, lowest first.
+    Kinds (:class:`sw_model.compiler.Kind`): a macro word or a context a beat; entries of the other tables
+    four a beat, one in each 32-bit lane, lowest first.
 
     Members: ``i`` stream of {data 128, last}; registered: ``tile``, ``addr``, ``word`` and ``lane`` (the
     data), and an enable for each kind, ``words_en`` and so on.

@@ -43,7 +43,8 @@ class Tile(wiring.Component):
     acc, row_exp : t + ``LATENCY``, the row's value after its last block: acc * 2**(row_exp - ROW_EXP_BIAS)
     load_* : weight loading
 
-    Throughput: a macro word a cycle. Nothing rounds or saturates; widths from ``config.acc_bound``.
+    The steps of a block come in consecutive cycles. Throughput: a macro word a cycle. Nothing rounds or
+    saturates; widths from ``config.acc_bound``.
     """
 
     DECODE_AT = Macro.DECODE_AT
