@@ -175,8 +175,8 @@ class Core:
         self._check(self._call["wait"](self._live(), cycles), "wait")
 
     def run(self, x: np.ndarray, user: np.ndarray | None = None) -> np.ndarray:
-        """Tokens float32 [T, H] through the core, back to back; ``user`` is TUSER of each. Returns y [T,
-        H].""" tokens, hidden = x.shape
+        """Tokens float32 [T, H] through the core, back to back; ``user`` is TUSER of each. Returns y."""
+        tokens, hidden = x.shape
         beats = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
         result = self.start(beats, np.full(tokens, hidden), tokens, hidden, user)
         self.finish()

@@ -59,8 +59,7 @@ class BlockQuantiser(wiring.Component):
     Members
     -------
     i : stream of {number SCALED, last (of a vector)}
-    vectors, vectors_known : vectors of the token; may become known while they come, but before another
-        token's
+    vectors, vectors_known : vectors of the token; may become known while they come
     constants : append the block that biases ride on to every vector
     alone : the token's only vector is that block
     grant : the place where the codes go is free
