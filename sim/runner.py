@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.build import TOP, cached, key, without_zeros
+from sim.build import TOP, cached, key
 from sim.tools import BUILD, ROOT, icarus, icarus_version, sim_environment, verilator, verilator_version
 from sw_model.compiler import Image
 
@@ -70,8 +70,6 @@ def build(simulator: str, verilog: str, top: str = TOP) -> Path:
     else:
         verilator()
         version, product, env, arguments = verilator_version(), top, sim_environment(), _VERILATOR_ARGS
-
-    verilog = without_zeros(verilog)
 
     def work(folder: Path) -> None:
         source = folder / f"{top}.v"
