@@ -52,7 +52,7 @@ def footprint(layer: MoELayer, fmt: str | Sequence[ExpertFormats], tiles: int = 
     return Footprint(words=words, scales=scales)
 
 
-def misfit(layer: MoELayer, fmt: str, config: HardwareConfig) -> str | None:
+def misfit(layer: MoELayer, fmt: str | Sequence[ExpertFormats], config: HardwareConfig) -> str | None:
     """Why ``config`` cannot hold ``layer`` in format ``fmt``; None if it can."""
     try:
         check_fits(layer, config)
