@@ -41,7 +41,7 @@ def test_base_where_it_fits() -> None:
     "shape",
     [
         {"hidden": 300, "wide": 40, "experts": 3, "shared": 90},
-        {"hidden": 100, "wide": 290, "experts": 2, "biased": True},
+        {"hidden": 100, "wide": 290, "experts": 3, "biased": True},
         {"hidden": 33, "wide": 8, "experts": 20},
     ],
 )
