@@ -1,80 +1,53 @@
-"""Random MoE layers and tokens for the simulations, and what a comparison with the golden model checks."""
+"""What the simulations run: small random layers by name, and what a comparison with golden checks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from random_layers import random_gate, random_layer, random_side
 
 from sim.engines import Engine, EngineResult
 from sw_model import golden
 from sw_model.config import HardwareConfig
-from sw_model.moe import Expert, MoELayer
-from sw_model.quantised import QuantisedLayer, quantise
+from sw_model.formats import EXPERT_FORMATS
+from sw_model.gate import SideBand
+from sw_model.quantised import ExpertFormats, QuantisedLayer, quantise
+
+DOMAINS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A layer's shape and rules; ``shared``: width of the base expert, 0 for none."""
+    """A layer: ``shape`` for :func:`random_layer`; ``fmt``: a format, or "mixed"; ``gate``: with one."""
 
-    hidden: int = 64
-    intermediate: int = 32
-    shared: int = 0
-    gated: bool = False
-    experts: int = 4
-    top_k: int = 2
-    renormalise: bool = True
     fmt: str = "int8"
+    gate: bool = False
+    shape: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        shared = f"-shared{self.shared}{'gated' * self.gated}" if self.shared else ""
-        norm = "-norm" if self.renormalise else ""
-        return (
-            f"{self.fmt}-h{self.hidden}-i{self.intermediate}-{self.top_k}of{self.experts}{norm}{shared}"
-        )
+        words = [f"{k}{v:d}" if isinstance(v, int) else f"{k}{v}" for k, v in self.shape.items()]
+        return "-".join([self.fmt, *["gate"] * self.gate, *words])
 
+    @property
+    def hidden(self) -> int:
+        return int(self.shape.get("hidden", 64))
 
-def random_layer(case: Case, seed: int) -> MoELayer:
-    """Weights of trained size, with rows of very different size and one row of zeros among them."""
-    rng = np.random.default_rng(seed)
-
-    def matrix(rows: int, columns: int) -> np.ndarray:
-        w = rng.standard_normal((rows, columns)) * columns**-0.5
-        w *= 2.0 ** rng.integers(-6, 3, size=(rows, 1))
-        w[rng.integers(rows)] = 0
-        return w.astype(np.float32)
-
-    def expert(width: int) -> Expert:
-        h = case.hidden
-        return Expert(gate=matrix(width, h), up=matrix(width, h), down=matrix(h, width))
-
-    return MoELayer(
-        router=rng.standard_normal((case.experts, case.hidden)).astype(np.float32),
-        experts=tuple(expert(case.intermediate) for _ in range(case.experts)),
-        shared=expert(case.shared) if case.shared else None,
-        shared_gate=rng.standard_normal(case.hidden).astype(np.float32) if case.gated else None,
-        top_k=case.top_k,
-        renormalise=case.renormalise,
-    )
+    @property
+    def top_k(self) -> int:
+        return int(self.shape.get("top_k", 2))
 
 
 def random_quantised(case: Case, config: HardwareConfig, seed: int) -> QuantisedLayer:
-    """:func:`random_layer`, quantised."""
-    return quantise(random_layer(case, seed), case.fmt, config)
-
-
-def random_tokens(tokens: int, hidden: int, seed: int) -> np.ndarray:
-    """Ordinary tokens, among them (from the fourth on) a zero, a one-hot, a tiny, a huge and a ragged one."""
+    """The layer of ``case``, with rows of very different size, quantised."""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((tokens, hidden))
-    special = [
-        np.zeros(hidden),
-        np.eye(1, hidden, hidden - 1)[0],
-        rng.standard_normal(hidden) * 2.0**-140,
-        rng.standard_normal(hidden) * 2.0**60,
-        rng.standard_normal(hidden) * 2.0 ** rng.integers(-30, 30, size=hidden),
+    layer = random_layer(rng, **{"temper": "rows", "router_gain": 4.0, **case.shape})
+    gate = random_gate(rng, layer, domains=DOMAINS) if case.gate else None
+    names = list(EXPERT_FORMATS)
+    mixed = [
+        ExpertFormats(gate_up=names[e % 4], down=names[(e + e // 4 + 1) % 4])
+        for e in range(len(layer.everyone))
     ]
-    for row, value in zip(range(3, tokens), special, strict=False):
-        x[row] = value
-    return x.astype(np.float32)
+    return quantise(layer, mixed if case.fmt == "mixed" else case.fmt, config, gate=gate)
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -82,18 +55,32 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype == np.float32 and np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
-def check(engine: Engine, x: np.ndarray) -> EngineResult:
+def check(
+    engine: Engine, x: np.ndarray, side: SideBand | None = None, resident: np.ndarray | None = None
+) -> EngineResult:
     """Run ``x``, compare y and the work counters with the golden model, and the counters with each other."""
-    expected = golden.run(engine.layer, x, engine.config)
-    result = engine.run(x)
+    expected = golden.run(engine.layer, x, engine.config, side, resident)
+    result = engine.run(x, side, resident)
     assert same_bits(result.y, expected.y), _difference(result.y, expected.y)
-    counters = result.counters
+    counters, stats = result.counters, expected.stats
     assert counters["TOKENS"] == len(x)
-    assert counters["EXPERTS_USED"] == expected.stats.experts_used
-    assert counters["WORD_READS"] * 32 == expected.stats.nibble_macs
+    assert counters["EXPERTS_USED"] == stats.experts_used
+    assert counters["WORD_READS"] == stats.word_reads
+    assert counters["NIBBLE_PASSES"] == stats.nibble_passes
+    assert stats.removed.items() <= counters.items()
     assert counters["ACTIVE_CYCLES"] <= counters["BUSY_CYCLES"] <= counters["CYCLES"]
-    assert counters["WORD_READS"] <= counters["ACTIVE_CYCLES"] * engine.config.tiles
+    for work in ("WORD_READS", "NIBBLE_PASSES"):
+        assert counters[work] <= counters["ACTIVE_CYCLES"] * engine.config.tiles
     return result
+
+
+def check_with_side(engine: Engine, x: np.ndarray, seed: int) -> EngineResult:
+    """:func:`check` with random side-band data and residency, where a gate looks at them."""
+    if engine.layer.gate is None:
+        return check(engine, x)
+    rng = np.random.default_rng(seed)
+    side = random_side(rng, len(x), DOMAINS)
+    return check(engine, x, side, rng.random(engine.layer.n_experts) < 0.6)
 
 
 def _difference(y: np.ndarray, expected: np.ndarray) -> str:
