@@ -4,7 +4,8 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.numerics.scaled import left_normalise, round_even, shift_right_sticky
+from hw.numerics.leading import LEADING_STAGES, leading_one, register
+from hw.numerics.scaled import round_even, shift_right_sticky
 from sw_model.formats import MAG_BITS
 
 __all__ = ["Float32Pack", "unpack"]
@@ -38,7 +39,7 @@ class Float32Pack(wiring.Component):
     Equals :func:`sw_model.formats.pack_float32`.
     """
 
-    LATENCY = 5
+    LATENCY = LEADING_STAGES + 2
 
     def __init__(self, width: int) -> None:
         if width < 2:
@@ -55,9 +56,6 @@ class Float32Pack(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         work = max(self._width, MAG_BITS + 2)
-        steps = tuple(1 << i for i in reversed(range((work - 1).bit_length())))
-        half = len(steps) // 2
-
         move = Signal()
         m.d.comb += [move.eq(~self.o.valid | self.o.ready), self.i.ready.eq(move)]
         valid, last = Signal(self.LATENCY), Signal(self.LATENCY)
@@ -67,25 +65,7 @@ class Float32Pack(wiring.Component):
                 valid.eq(Cat(self.i.valid, valid[:-1])),
                 last.eq(Cat(self.i.payload.last, last[:-1])),
             ]
-
-        def stage(index: int, **signals: object) -> dict[str, Signal]:
-            out = {}
-            for name, value in signals.items():
-                out[name] = Signal.like(value, name=f"s{index}_{name}", reset_less=True)
-                with m.If(move):
-                    m.d.sync += out[name].eq(value)
-            return out
-
-        value = self.i.payload.value
-        mag = Signal(work)
-        m.d.comb += mag.eq(Mux(value < 0, -value, value))
-        s = stage(1, mag=mag, sign=value < 0, exp=self.i.payload.exp)
-        shifted, zeros = left_normalise(s["mag"], C(0, len(steps)), steps[:half])
-        s = stage(2, mag=shifted, zeros=zeros, sign=s["sign"], exp=s["exp"])
-        shifted, zeros = left_normalise(s["mag"], s["zeros"], steps[half:])
-        top = Signal(signed(EXP_BITS + 1))
-        m.d.comb += top.eq(s["exp"] + (work - 1) - zeros)
-        s = stage(3, mag=shifted, top=top, sign=s["sign"])
+        s = leading_one(m, move, self.i.payload.value, self.i.payload.exp, work)
 
         # Below 2**-126 the LSB stays at 2**-149: shift the mantissa down before it is rounded.
         drop = work - MAG_BITS - 1
@@ -98,7 +78,7 @@ class Float32Pack(wiring.Component):
         kept = Cat(lowered[:3].any(), lowered[3:])
         exponent = Signal(signed(EXP_BITS + 1))
         m.d.comb += exponent.eq(Mux(below > 0, -126, s["top"]))
-        s = stage(4, mant=kept, exponent=exponent, sign=s["sign"], zero=~s["mag"][-1])
+        s = register(m, move, "s4", mant=kept, exponent=exponent, sign=s["sign"], zero=~s["mag"][-1])
 
         rounded = Signal(MAG_BITS + 1)
         m.d.comb += rounded.eq(round_even(s["mant"], 2))
