@@ -101,9 +101,9 @@ def random_layer(
     )
 
 
-def random_q(rng: np.random.Generator, size: float, shape: Any = None) -> Any:
-    """Q7.8 numbers of about ``size``; now and then one at an end of the range."""
-    value = np.rint(rng.standard_normal(shape) * size * 256)
+def random_q(rng: np.random.Generator, size: float, shape: Any = None, mean: float = 0.0) -> Any:
+    """Q7.8 numbers of about ``size`` around ``mean``; now and then one at an end of the range."""
+    value = np.rint((rng.standard_normal(shape) * size + mean) * 256)
     value = np.where(rng.random(shape) < 0.05, rng.choice([Q_MIN, Q_MAX], shape), value)
     value = np.clip(value, Q_MIN, Q_MAX).astype(np.int64)
     return int(value) if shape is None else value
@@ -117,8 +117,8 @@ def random_gate(
     taus = np.sort(rng.normal(0, 0.6, k)) - 0.8
     return Gate(
         tau=tuple(int(t) for t in np.rint(taus * 256)),
-        phi=random_q(rng, 0.5) - 3 * 256,
-        psi=random_q(rng, 0.5) - 3 * 256,
+        phi=random_q(rng, 0.5, mean=-3),
+        psi=random_q(rng, 0.5, mean=-3),
         info=random_q(rng, 0.1),
         entropy=random_q(rng, 0.5),
         density=random_q(rng, 0.5),

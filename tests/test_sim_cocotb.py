@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sim_layers import Case, check, random_quantised, random_tokens, same_bits
+from random_layers import RULES, random_tokens
+from sim_layers import Case, check, check_with_side, random_quantised, same_bits
 
 from sim.build import generated
 from sim.driver import watchdog
@@ -13,7 +14,11 @@ from sw_model.config import HardwareConfig, load_config
 
 pytestmark = pytest.mark.sim
 
-SMALL = Case(hidden=32, intermediate=32, experts=3, shared=32, gated=True)
+SMALL = {"hidden": 32, "experts": 3, "shared": 32, "gated": True}
+
+
+def tokens(n: int, seed: int) -> np.ndarray:
+    return random_tokens(np.random.default_rng(seed), n, 32)
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +27,33 @@ def config() -> HardwareConfig:
 
 
 def _job(config: HardwareConfig, fmt: str, **options: object) -> LayerJob:
-    case = Case(**{**vars(SMALL), "fmt": fmt})
-    layer = random_quantised(case, config, seed=21)
-    x = random_tokens(4, case.hidden, seed=22)
+    layer = random_quantised(Case(fmt=fmt, shape=SMALL), config, seed=21)
+    x = tokens(4, seed=22)
     expected = golden.run(layer, x, config).y
     image = compiler.compile(layer, config)
     return LayerJob(image=image, x=x, expected=expected, watchdog=watchdog(config), **options)
 
 
-@pytest.mark.parametrize(("fmt", "stalls"), [("int8", 0.0), ("int4", 0.3)])
+@pytest.mark.parametrize(("fmt", "stalls"), [("int8", 0.0), ("int4", 0.3), ("mixed", 0.1)])
 def test_icarus_engine(fmt: str, stalls: float, config: HardwareConfig) -> None:
-    layer = random_quantised(Case(**{**vars(SMALL), "fmt": fmt}), config, seed=23)
+    layer = random_quantised(Case(fmt=fmt, shape=SMALL), config, seed=23)
     with open_engine("icarus", layer, config, stalls=stalls, seed=3) as engine:
-        check(engine, random_tokens(3, SMALL.hidden, seed=24))
+        check(engine, tokens(3, seed=24))
+
+
+@pytest.mark.parametrize(("rule", "fmt"), [("gpt_oss", "mxfp4"), ("deepseek_v3", "fp8")])
+def test_icarus_with_a_gate(rule: str, fmt: str, config: HardwareConfig) -> None:
+    case = Case(fmt=fmt, gate=True, shape={**RULES[rule], "hidden": 32})
+    layer = random_quantised(case, config, seed=25)
+    with open_engine("icarus", layer, config, stalls=0.2, seed=4) as engine:
+        check(engine, tokens(3, seed=26))
+
+
+@pytest.mark.xfail(reason="the Icarus engine drops the side band and the residency")
+def test_icarus_with_side_band(config: HardwareConfig) -> None:
+    layer = random_quantised(Case(gate=True, shape={**RULES["deepseek_v3"], "hidden": 32}), config, seed=25)
+    with open_engine("icarus", layer, config, stalls=0.2, seed=4) as engine:
+        check_with_side(engine, tokens(3, seed=26), seed=27)
 
 
 def test_icarus_reset_in_the_middle(config: HardwareConfig) -> None:

@@ -1,8 +1,11 @@
 """Whole random layers on the Verilated core: bit for bit the golden model, whatever the bus does."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from sim_layers import Case, check, random_quantised, random_tokens, same_bits
+from random_layers import random_tokens
+from sim_layers import Case, check, random_quantised, same_bits
 
 from hw.host.registers import REGISTERS, Access
 from sim.driver import CLEAR, ENABLE, Driver
@@ -13,26 +16,26 @@ from sw_model.errors import ExpertileError
 
 pytestmark = pytest.mark.sim
 
-CASES = [
-    Case(fmt="int8"),
-    Case(fmt="int4"),
-    Case(fmt="int8", shared=64, gated=True, renormalise=False),
-    Case(fmt="int4", shared=64, gated=True, renormalise=False, intermediate=64, experts=8),
-    Case(fmt="int8", shared=32, gated=False, hidden=32, experts=3, top_k=1),
-    Case(fmt="int4", shared=32, gated=False, hidden=32, experts=5, top_k=1, renormalise=False),
-    Case(fmt="int8", experts=1, top_k=1),
-    Case(fmt="int4", experts=1, top_k=1, shared=64, gated=True, hidden=32, intermediate=64),
-    Case(fmt="int8", experts=7, renormalise=False),
-    Case(fmt="int4", experts=2, intermediate=64),
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"width": 64, "experts": 2},
+    {"width": 64, "experts": 8, "shared": 64, "gated": True, "renormalise": False},
+    {"hidden": 32, "shared": 32, "experts": 5, "top_k": 1, "renormalise": False},
+    {"experts": 1, "top_k": 1},
+    {"hidden": 32, "width": 64, "experts": 1, "top_k": 1, "shared": 64, "gated": True},
+    # Sizes that fill neither blocks nor tiles.
+    {"hidden": 40, "width": 56, "shared": 24, "gated": True, "experts": 3},
+    {"hidden": 33, "width": 35, "shared": 37, "experts": 5},
+    {"hidden": 2, "width": 1, "experts": 3, "renormalise": False},
+    {"hidden": 31, "width": 21, "shared": 1, "expert_bias": True, "experts": 3, "clamped": True},
 ]
-# Sizes that fill neither blocks nor tiles.
-RAGGED = [
-    Case(fmt="int8", hidden=40, intermediate=56, shared=24, gated=True, experts=3),
-    Case(fmt="int4", hidden=33, intermediate=35, shared=37, gated=False, experts=5),
-    Case(fmt="int8", hidden=1, intermediate=1, experts=3, renormalise=False),
-]
-LEFT = Case(fmt="int8", shared=32, gated=True, experts=5)
-RIGHT = Case(fmt="int4", hidden=32, intermediate=64, experts=3, top_k=1, renormalise=False)
+CASES = [Case(fmt=fmt, shape=shape) for shape in SHAPES for fmt in ("int8", "int4", "mixed")]
+LEFT = Case(fmt="int8", shape={"shared": 32, "gated": True, "experts": 5})
+RIGHT = Case(fmt="int4", shape={"hidden": 32, "width": 64, "experts": 3, "top_k": 1, "renormalise": False})
+
+
+def tokens(n: int, hidden: int, seed: int) -> np.ndarray:
+    return random_tokens(np.random.default_rng(seed), n, hidden)
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +44,30 @@ def config() -> HardwareConfig:
 
 
 @pytest.mark.parametrize("stalls", [0.0, 0.4])
-@pytest.mark.parametrize("case", CASES + RAGGED, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> None:
-    layer = random_quantised(case, config, seed=len(str(case)) + case.experts)
-    with open_engine("verilator", layer, config, stalls=stalls, seed=case.experts) as engine:
-        check(engine, random_tokens(9, case.hidden, seed=case.hidden))
+    layer = random_quantised(case, config, seed=len(str(case)))
+    with open_engine("verilator", layer, config, stalls=stalls, seed=layer.n_experts) as engine:
+        check(engine, tokens(17, case.hidden, seed=case.hidden))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_any_pace_gives_the_same_bits(seed: int, config: HardwareConfig) -> None:
     layer = random_quantised(LEFT, config, seed=1)
     with open_engine("verilator", layer, config, stalls=[0.05, 0.5, 0.9][seed % 3], seed=seed) as engine:
-        check(engine, random_tokens(12, LEFT.hidden, seed=2))
+        check(engine, tokens(12, LEFT.hidden, seed=2))
 
 
 def test_runs_follow_each_other(config: HardwareConfig) -> None:
     layer = random_quantised(LEFT, config, seed=1)
     with open_engine("verilator", layer, config) as engine:
-        for n, tokens in enumerate((1, 5, 0, 2, 1)):
-            if tokens:
-                check(engine, random_tokens(tokens, LEFT.hidden, seed=n))
+        for n, many in enumerate((1, 5, 0, 2, 1)):
+            if many:
+                check(engine, tokens(many, LEFT.hidden, seed=n))
             else:
                 empty = engine.run(np.zeros((0, LEFT.hidden), np.float32))
                 assert empty.y.shape == (0, LEFT.hidden)
-        x = random_tokens(4, LEFT.hidden, seed=9)
+        x = tokens(4, LEFT.hidden, seed=9)
         first, second = check(engine, x), check(engine, x)
         assert first.counters["ACTIVE_CYCLES"] == second.counters["ACTIVE_CYCLES"]
 
@@ -72,26 +75,26 @@ def test_runs_follow_each_other(config: HardwareConfig) -> None:
 def test_a_second_layer_over_the_first(config: HardwareConfig) -> None:
     left, right = (random_quantised(case, config, seed=3) for case in (LEFT, RIGHT))
     with open_engine("verilator", left, config, stalls=0.2, seed=1) as engine:
-        check(engine, random_tokens(3, LEFT.hidden, seed=1))
+        check(engine, tokens(3, LEFT.hidden, seed=1))
         for layer in (right, left):
             engine.driver.load(compiler.compile(layer, config))
             engine.layer = layer
-            check(engine, random_tokens(3, layer.hidden, seed=2))
+            check(engine, tokens(3, layer.hidden, seed=2))
 
 
 def test_instances_do_not_share_anything(config: HardwareConfig) -> None:
     left, right = (random_quantised(case, config, seed=4) for case in (LEFT, RIGHT))
     with open_engine("verilator", left, config) as one, open_engine("verilator", right, config) as two:
         for seed in range(2):
-            check(one, random_tokens(2, LEFT.hidden, seed=seed))
-            check(two, random_tokens(2, RIGHT.hidden, seed=seed))
+            check(one, tokens(2, LEFT.hidden, seed=seed))
+            check(two, tokens(2, RIGHT.hidden, seed=seed))
 
 
 @pytest.mark.parametrize("stalls", [0.0, 0.3])
 def test_reset_in_the_middle(stalls: float, config: HardwareConfig) -> None:
     """Registers fall back, weights stay, and nothing of the abandoned tokens is left."""
     layer = random_quantised(LEFT, config, seed=5)
-    image, x = compiler.compile(layer, config), random_tokens(4, LEFT.hidden, seed=5)
+    image, x = compiler.compile(layer, config), tokens(4, LEFT.hidden, seed=5)
     rng = np.random.default_rng(6)
     with open_engine("verilator", layer, config, stalls=stalls, seed=7) as engine:
         whole = check(engine, x).counters["CYCLES"]
@@ -112,7 +115,7 @@ def test_token_length_errors(config: HardwareConfig) -> None:
     """Short tokens are filled with zeros, long ones cut; both are flagged, and the next token is right."""
     hidden = LEFT.hidden
     layer = random_quantised(LEFT, config, seed=8)
-    error, x = 2, random_tokens(3, hidden, seed=8)
+    error, x = 2, tokens(3, hidden, seed=8)
     for lengths in ([hidden, hidden - 1, hidden], [hidden, hidden + 1, hidden], [1, 3 * hidden, hidden]):
         packets = [np.resize(row, n) for row, n in zip(x, lengths, strict=True)]
         seen = np.stack([np.pad(p[:hidden], (0, max(0, hidden - len(p)))) for p in packets])
@@ -130,7 +133,7 @@ def test_token_length_errors(config: HardwareConfig) -> None:
 
 def test_nothing_is_taken_before_enable(config: HardwareConfig) -> None:
     layer = random_quantised(RIGHT, config, seed=10)
-    x = random_tokens(2, RIGHT.hidden, seed=10)
+    x = tokens(2, RIGHT.hidden, seed=10)
     with open_engine("verilator", layer, config) as engine:
         engine.driver.write("CONTROL", CLEAR)
         y = engine.core.start(x.view(np.uint32), np.full(2, RIGHT.hidden), 2, RIGHT.hidden)
@@ -143,7 +146,7 @@ def test_nothing_is_taken_before_enable(config: HardwareConfig) -> None:
 
 def test_busy_while_tokens_are_inside(config: HardwareConfig) -> None:
     layer = random_quantised(RIGHT, config, seed=11)
-    x = random_tokens(2, RIGHT.hidden, seed=11)
+    x = tokens(2, RIGHT.hidden, seed=11)
     with open_engine("verilator", layer, config) as engine:
         engine.core.start(x.view(np.uint32), np.full(2, RIGHT.hidden), 2, RIGHT.hidden)
         engine.core.advance(RIGHT.hidden + 10)
@@ -183,7 +186,7 @@ def test_refused_access_raises(config: HardwareConfig) -> None:
 
 
 def test_golden_engine_counts_the_same_work(config: HardwareConfig) -> None:
-    layer, x = random_quantised(LEFT, config, seed=13), random_tokens(3, LEFT.hidden, seed=13)
+    layer, x = random_quantised(LEFT, config, seed=13), tokens(3, LEFT.hidden, seed=13)
     with open_engine("golden", layer, config) as soft, open_engine("verilator", layer, config) as hard:
         expected, result = soft.run(x), hard.run(x)
     assert same_bits(result.y, expected.y)
@@ -198,4 +201,4 @@ def test_bad_requests_are_one_line(config: HardwareConfig) -> None:
     with open_engine("verilator", layer, config) as engine:
         with pytest.raises(ExpertileError, match="dtype float64"):
             engine.run(np.zeros((1, RIGHT.hidden)))
-        check(engine, random_tokens(1, RIGHT.hidden, seed=14))
+        check(engine, tokens(1, RIGHT.hidden, seed=14))
