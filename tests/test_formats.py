@@ -1,6 +1,8 @@
 """Number formats against oracles that share nothing with them: exact fractions, float64, ml_dtypes."""
 
+from bisect import bisect_left
 from fractions import Fraction
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -144,12 +146,37 @@ def check_matrix(w: np.ndarray, m: QuantisedMatrix, spread: int, floor: int = 1 
             assert scale >= ideal
             mant, e = _bfloat16_up(ideal) if ideal else (128, least)
             assert (int(m.mant[r, b]), int(exp[b])) == ((mant, e) if e >= least else (128, least))
-            codes = [round(Fraction(float(v)) / scale) for v in padded[r, b]]
+            codes = [nearest(m.fmt, Fraction(float(v)) / scale) for v in padded[r, b]]
             assert m.codes[r, b].tolist() == codes
     assert (m.codes.reshape(m.rows, -1)[:, m.columns :] == 0).all()
     error = np.abs(m.to_float() - w)
     half = np.repeat(np.ldexp(m.mant / 2, m.shift + m.row_exp[:, None]), BLOCK, axis=1)[:, : m.columns]
-    assert (error <= half).all()
+    if m.fmt.mantissa_bits is None:
+        assert (error <= half).all()
+    else:  # half an LSB, or of the element's own binade
+        assert (error <= np.maximum(half, np.abs(w) * 2.0 ** -(m.fmt.mantissa_bits + 1))).all()
+
+
+@cache
+def magnitudes(fmt: WeightFormat) -> list[int]:
+    """All that the format has, rising, in its units; the index of each is its code."""
+    if fmt.mantissa_bits is None:
+        return list(range(fmt.max_magnitude + 1))
+    bits = fmt.bits - 1
+    codes = np.arange(1 << bits, dtype=np.uint8)
+    kind, unit = {"fp8": (ml_dtypes.float8_e4m3fn, 2**9), "mxfp4": (ml_dtypes.float4_e2m1fn, 2)}[fmt.name]
+    values = codes.view(kind).astype(np.float64) * unit
+    return [int(v) for v in values if np.isfinite(v)]
+
+
+def nearest(fmt: WeightFormat, x: Fraction) -> int:
+    """The nearest magnitude with the sign of ``x``, ties to the even code."""
+    if fmt.mantissa_bits is None:
+        return max(-fmt.max_magnitude, min(fmt.max_magnitude, round(x)))
+    grid = magnitudes(fmt)
+    above = min(bisect_left(grid, abs(x)), len(grid) - 1)
+    best = min(range(max(above - 1, 0), above + 1), key=lambda i: (abs(abs(x) - grid[i]), i % 2))
+    return -grid[best] if x < 0 else grid[best]
 
 
 def _bfloat16_up(x: Fraction) -> tuple[int, int]:
@@ -235,7 +262,11 @@ def test_weights_beyond_a_bfloat16_scale() -> None:
 
 
 @prove
-@given(st.lists(finite_bits, min_size=1, max_size=70), st.sampled_from([INT4, INT8]), st.integers(1, 12))
+@given(
+    st.lists(finite_bits, min_size=1, max_size=70),
+    st.sampled_from(list(EXPERT_FORMATS.values())),
+    st.integers(1, 12),
+)
 def test_quantise_any_float32_row(bits: list[int], fmt: WeightFormat, spread: int) -> None:
     w = float32_of(bits)[None]
     check_matrix(w, quantise_weights(w, fmt, spread=spread), spread)
