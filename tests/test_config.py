@@ -8,6 +8,7 @@ import pytest
 
 from sw_model.config import HardwareConfig, load_config, presets
 from sw_model.errors import ExpertileError
+from sw_model.formats import FP8, INT8, INT16, MXFP4
 
 GOOD = {
     "tiles": 2, "words": 64, "scales": 32, "max_hidden": 64, "max_intermediate": 32, "max_experts": 4,
@@ -41,19 +42,30 @@ def test_file(tmp_path: Path) -> None:
     [
         ({"colour": 3}, "unknown key 'colour'.*known keys.*max_hidden"),
         ({"words": None}, "missing key 'words'"),
-        ({"words": '"many"'}, "words must be a positive integer"),
-        ({"words": 2.5}, "words must be a positive integer"),
-        ({"words": "true"}, "words must be a positive integer"),
-        ({"words": 0}, "words must be a positive integer"),
-        ({"words": -4}, "words must be a positive integer"),
-        ({"words": "[1, 2]"}, "words must be a positive integer"),
+        ({"words": '"many"'}, "words must be an integer from 1 to \\d+, not"),
+        ({"words": 2.5}, "words must be an integer from 1 to \\d+, not"),
+        ({"words": "true"}, "words must be an integer from 1 to \\d+, not"),
+        ({"words": 0}, "words must be an integer from 1 to \\d+, not"),
+        ({"words": -4}, "words must be an integer from 1 to \\d+, not"),
+        ({"words": "[1, 2]"}, "words must be an integer from 1 to \\d+, not"),
         ({"tiles": 3}, "tiles must be a power of two, not 3"),
         ({"max_hidden": 40}, "max_hidden must be a multiple of 32, not 40"),
         ({"max_intermediate": 1}, "max_intermediate must be a multiple of 32, not 1"),
         ({"scales": 30}, "scales must be a multiple of 4, not 30"),
         ({"max_top_k": 5}, "max_top_k must not exceed max_experts"),
+        ({"max_top_k": 9, "max_experts": 16}, "max_top_k must be an integer from 1 to 8, not 9"),
+        ({"words": 1}, "words must be at least 2"),
+        ({"words": (1 << 24) + 1}, "words must be an integer from 1 to 16777216"),
+        ({"max_hidden": 1 << 16}, "max_hidden must be an integer from 1 to 65504"),
+        ({"max_intermediate": 1 << 15}, "max_intermediate must be an integer from 1 to 32736"),
+        ({"max_domains": 129}, "max_domains must be an integer from 1 to 128"),
+        ({"max_groups": 0}, "max_groups must be an integer from 1 to 128"),
+        ({"name": '""'}, "name must be a text"),
+        ({"name": "3"}, "name must be a text"),
         ({"weight_spread": 32}, "weight_spread must be below 32"),
-        ({"down_spread": 0}, "down_spread must be a positive integer"),
+        ({"fp8_spread": 32}, "fp8_spread must be below 32"),
+        ({"fp8_spread": 20}, "accumulators exceed"),
+        ({"down_spread": 0}, "down_spread must be an integer from 1"),
         ({"router_spread": 20}, "accumulators exceed"),
         ({"activation_spread": 30, "weight_spread": 30}, "accumulators exceed"),
         ({"down_spread": 31}, "accumulators exceed"),
@@ -100,10 +112,10 @@ def test_keyword_only_and_frozen() -> None:
 def test_hash() -> None:
     """Stable from machine to machine, and different for every field."""
     config = HardwareConfig(name="a", **GOOD)
-    assert config.hash == "c2df335fbfdf"
+    assert config.hash == "04d799778fa4"
     changed = {
         "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
-        "max_experts": 5, "max_top_k": 3, "weight_spread": 7, "activation_spread": 9, "router_spread": 3,
+        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3,
         "down_spread": 11,
     }  # fmt: skip
     assert set(changed) == {f.name for f in fields(HardwareConfig)}
@@ -115,12 +127,24 @@ def test_hash() -> None:
 def test_widths_by_hand() -> None:
     config = HardwareConfig(name="a", **GOOD)
     assert (config.max_blocks, config.max_slots) == (2, 3)
-    expert = 64 * 255 * 127 * 127 << 18
+    int8 = 64 * 255 * 127 * 127 << 18
+    fp8 = 64 * 255 * (448 << 9) * 127 << 14
     router = 64 * 255 * 32767 * 16384 << 8
-    assert max(expert, router) <= config.acc_bound < 1.01 * max(expert, router)
+    assert fp8 > router > int8
+    assert config.acc_bound == config.down_bound == fp8
     assert config.shift_max == 18
     assert replace(config, weight_spread=1, activation_spread=2).shift_max == 16  # the router's high bytes
-    small = replace(config, router_spread=1)
-    assert small.acc_bound == expert
-    assert small.acc_bits == expert.bit_length() + 1
-    assert small.combine_bits == ((expert << 16 + 12) * 3).bit_length() + 1
+    assert (config.spread(INT8), config.spread(MXFP4), config.spread(FP8), config.spread(INT16)) == (
+        8,
+        8,
+        4,
+        4,
+    )
+    wide = replace(config, router_spread=6)
+    assert (wide.acc_bound, wide.down_bound) == (router << 4, fp8)
+    flat = replace(config, fp8_spread=1, weight_spread=14, router_spread=1)
+    assert flat.acc_bound == int8 << 6 > fp8 >> 3
+    for c in (config, wide, flat):
+        assert c.acc_bits == c.acc_bound.bit_length() + 1
+        # Row sum x weight below 128, aligned, over all slots.
+        assert c.combine_bits == ((c.down_bound * ((1 << 23) - 1) << 12) * 3).bit_length() + 1
