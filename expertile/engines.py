@@ -1,5 +1,6 @@
 """One MoE layer, or all of a model's, on the chosen engine, with every RTL result held against golden."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -8,21 +9,33 @@ import numpy as np
 
 from expertile.options import EngineName, FormatName
 from expertile.output import Mismatch, console
-from sw_model import golden, reference
+from sw_model import golden, reference, reference_gate
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
+from sw_model.gate import Decisions, Gate, SideBand
+from sw_model.gate_file import GateFile
+from sw_model.model_gate import LEVELS
 from sw_model.moe import MoELayer
-from sw_model.quantised import quantise
+from sw_model.quantised import ExpertFormats, quantise
+from sw_model.scale_search import Importance
 
 __all__ = ["LayerEngine", "LayerResult", "ModelEngine", "Tally"]
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """Work done, summed over calls. Cycles stay 0 unless an RTL engine counted them."""
+    """Work done, summed over calls. Cycles stay 0 unless an RTL engine counted them, ``gated`` and what
+    follows it unless there is a gate."""
 
     calls: int = 0
     tokens: int = 0
+    gated: int = 0
+    empty: int = 0
+    density: int = 0
+    domain: int = 0
+    cost: int = 0
+    cap: int = 0
     experts_used: int = 0
     macs: int = 0
     cycles: int = 0
@@ -34,10 +47,22 @@ class Tally:
         for name in vars(self):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
+    def decided(self, d: Decisions | None) -> None:
+        """Count what the gate decided."""
+        if d is None:
+            return
+        self.gated += len(d.kept)
+        self.empty += int((~d.kept.any(axis=1)).sum())
+        for level, name in enumerate(LEVELS, start=1):
+            setattr(self, name, getattr(self, name) + int((d.removed == level).sum()))
+
     def figures(self) -> dict[str, Any]:
         """The JSON keys that follow from the sums; None where the engine does not count it."""
         return {
             "experts_per_token": self.experts_used / self.tokens if self.tokens else None,
+            "mean_experts": self.experts_used / self.tokens if self.tokens else None,
+            "p_empty": self.empty / self.gated if self.gated else None,
+            "removed_by_level": {name: getattr(self, name) for name in LEVELS} if self.gated else None,
             "cycles": self.cycles or None,
             "cycles_per_token": self.cycles / self.tokens if self.cycles else None,
             "macs": self.macs or None,
@@ -47,10 +72,11 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult:
-    """y float32 [T, H], experts int [T, k], and the work it took."""
+    """y float32 [T, H], candidates int [T, k], what the gate decided about them, and the work it took."""
 
     y: np.ndarray
     experts: np.ndarray
+    decisions: Decisions | None
     tally: Tally = field(repr=False)
 
 
@@ -62,15 +88,21 @@ class LayerEngine:
     layer : MoELayer
     name : str
         What messages call it.
-    engine, fmt, config
-        As on the command line; ``reference`` needs neither of the last two.
+    engine, config
+        As on the command line.
+    formats
+        One for all experts, or every expert's; ``reference`` needs neither this nor ``config``.
+    importance
+        From calibration, for the quantiser's search of scales.
+    gate : Gate or None
+        The three-level gate.
     stalls, seed
         Random stalls on every stream of an RTL engine.
 
     Raises
     ------
     ExpertileError
-        The layer is over the maxima of ``config``, or a tool is missing.
+        The gate is another layer's, the layer is over the maxima of ``config``, or a tool is missing.
     """
 
     def __init__(
@@ -78,9 +110,10 @@ class LayerEngine:
         layer: MoELayer,
         name: str,
         engine: EngineName,
-        fmt: FormatName,
+        formats: str | Sequence[ExpertFormats],
         config: HardwareConfig,
         *,
+        importance: Sequence[Importance] | None = None,
         stalls: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -88,7 +121,9 @@ class LayerEngine:
         self._name = name
         self._engine = engine
         self._config = config
-        self._quantised = None if engine is EngineName.reference else quantise(layer, fmt.value, config)
+        self._quantised = None
+        if engine is not EngineName.reference:
+            self._quantised = quantise(layer, formats, config, importance)
         self._rtl: Any = None
         if engine.is_rtl:
             from sim.engines import open_engine
@@ -167,6 +202,10 @@ class ModelEngine:
         config: HardwareConfig,
         **stalls: Any,
     ) -> None:
+        if fmt is FormatName.auto:
+            raise ExpertileError(
+                "format 'auto': chosen layer by layer, with `expertile layer`; name a format here"
+            )
         self.layers = len(checkpoint.moe_layers)
         self.tally = Tally()
         self._layers: dict[int, LayerEngine] = {}
@@ -174,7 +213,7 @@ class ModelEngine:
             for n in checkpoint.moe_layers:
                 with console(stderr=True).status(f"loading the experts of layer {n} ({engine.value})"):
                     layer = checkpoint.moe_layer(n)
-                self._layers[n] = LayerEngine(layer, f"layer {n}", engine, fmt, config, **stalls)
+                self._layers[n] = LayerEngine(layer, f"layer {n}", engine, fmt.value, config, **stalls)
         except BaseException:
             self.close()
             raise

@@ -34,6 +34,7 @@ class FormatName(StrEnum):
     fp8 = "fp8"
     mxfp4 = "mxfp4"
     native = "native"
+    auto = "auto"
 
 
 Checkpoint = Annotated[
@@ -49,7 +50,13 @@ Engine = Annotated[
         help="reference: float64; golden: the integer model; verilator, icarus: the Verilog, simulated."
     ),
 ]
-Format = Annotated[FormatName, typer.Option(help="Format of the expert weights.")]
+Format = Annotated[
+    FormatName,
+    typer.Option(
+        help="Format of the expert weights; native: the checkpoint's own; auto (layer only): a format a "
+        "matrix, by measurement under --bits or --sqnr."
+    ),
+]
 Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
 Stalls = Annotated[
     float, typer.Option(min=0, max=0.95, help="RTL engines: probability that a stream stalls in a cycle.")

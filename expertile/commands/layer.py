@@ -21,27 +21,63 @@ def command(
     checkpoint: options.Checkpoint = MODEL,
     format: options.Format = FormatName.int8,
     engine: options.Engine = EngineName.golden,
-    config: options.Config = "base",
+    config: Annotated[
+        str,
+        typer.Option(
+            help="Hardware configuration: a preset's name, a TOML file, or auto: base, or one that fits."
+        ),
+    ] = "auto",
+    bits: Annotated[
+        float | None, typer.Option(help="Format auto: most stored bits a weight, scales included.")
+    ] = None,
+    sqnr: Annotated[
+        float | None, typer.Option(help="Format auto: least SQNR of the layer's output, in dB.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tokens (.npy like --input) that the quantiser's scales and formats are chosen on."
+        ),
+    ] = None,
     stalls: options.Stalls = 0.0,
     seed: options.Seed = 0,
     json: options.Json = None,
 ) -> None:
     """Run one MoE layer. RTL engines must equal the golden model bit for bit, else exit code 1."""
+    from sw_model.auto_format import choose_formats, importance_of
     from sw_model.checkpoint import Checkpoint
     from sw_model.config import load_config
+    from sw_model.errors import ExpertileError
+    from sw_model.fit import fitting_config
 
     check_writable(output, json)
-    hardware = load_config(config)
+    if format is not FormatName.auto and (bits is not None or sqnr is not None):
+        raise ExpertileError("--bits and --sqnr are budgets of --format auto: add it, or leave them out")
+    given = None if config == "auto" else load_config(config)
     moe = Checkpoint.open(checkpoint).moe_layer(layer)
     x = read_tokens(input, moe.hidden)
-    y, figures = measure(moe, f"layer {layer}", x, engine, format, hardware, stalls=stalls, seed=seed)
+    seen = None if calibration is None else read_tokens(calibration, moe.hidden)
+    formats: Any = format.value
+    chosen = {}
+    if format is FormatName.auto:
+        hardware = given if given is not None else fitting_config(moe, FormatName.int8.value)
+        seen = x if seen is None else seen
+        picked = choose_formats(moe, seen, hardware, most_bits=bits, least_sqnr_db=sqnr)
+        formats = picked.formats
+        chosen = {"bits_per_weight": picked.bits, "formats": [vars(f) for f in formats]}
+    hardware = given if given is not None else fitting_config(moe, formats)
+    importance = importance_of(moe, seen) if seen is not None else None
+    y, figures = measure(
+        moe, f"layer {layer}", x, engine, formats, hardware, importance=importance, stalls=stalls, seed=seed
+    )
     write_npy(output, y)
-    write_json(json, {"layer": layer, **figures})
-    table(f"layer {layer} of {checkpoint}", {**figures, "output": output})
+    write_json(json, {"layer": layer, **figures, **chosen})
+    shown = {f"expert {e}": f"{f['gate_up']}, {f['down']}" for e, f in enumerate(chosen.get("formats", []))}
+    table(f"layer {layer} of {checkpoint}", {**figures, **shown, "output": output})
 
 
 def measure(
-    moe: Any, name: str, x: Any, engine: EngineName, fmt: FormatName, config: Any, **stalls: Any
+    moe: Any, name: str, x: Any, engine: EngineName, formats: Any, config: Any, **options: Any
 ) -> Any:
     """Run ``moe`` on ``x``: the output, and its figures against the float64 reference."""
     import numpy as np
@@ -49,7 +85,7 @@ def measure(
     from expertile.engines import LayerEngine
     from sw_model import reference
 
-    runner = LayerEngine(moe, name, engine, fmt, config, **stalls)
+    runner = LayerEngine(moe, name, engine, formats, config, **options)
     try:
         result = runner.run(x)
     finally:
@@ -61,7 +97,7 @@ def measure(
     is_float = engine is EngineName.reference
     return result.y, {
         "engine": engine.value,
-        "format": "float64" if is_float else fmt.value,
+        "format": "float64" if is_float else formats if isinstance(formats, str) else "auto",
         "config": None if is_float else config.name,
         "tokens": len(x),
         **result.tally.figures(),
