@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""The whole board, pins to pins: weights and tokens down the serial line, results as the golden model has them."""
+"""The whole board, pins to pins: a layer and tokens down the serial line, results as golden has them."""
 
 import os
 import subprocess
