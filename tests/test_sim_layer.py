@@ -111,6 +111,33 @@ def test_reset_in_the_middle(stalls: float, config: HardwareConfig) -> None:
             check(engine, x)
 
 
+def test_reset_in_the_middle_of_a_weight_packet(config: HardwareConfig) -> None:
+    layer = random_quantised(LEFT, config, seed=15)
+    image = compiler.compile(layer, config)
+    with open_engine("verilator", layer, config) as engine:
+        # Headers, macro words, and between the four scale entries of a beat.
+        for cycles in (1, 2, 30, 30 + image.words.shape[1], 31 + image.words.shape[1]):
+            engine.core.send_weights(image.packets())
+            engine.core.advance(cycles)
+            engine.core.reset()
+            engine.driver.load(image)
+            check(engine, random_tokens(2, LEFT.hidden, seed=15))
+
+
+@pytest.mark.parametrize("length", [1, 3 * LEFT.hidden])
+def test_reset_while_a_token_is_filled_or_cut(length: int, config: HardwareConfig) -> None:
+    layer = random_quantised(LEFT, config, seed=16)
+    image, x = compiler.compile(layer, config), random_tokens(2, LEFT.hidden, seed=16)
+    with open_engine("verilator", layer, config) as engine:
+        for cycles in (3, LEFT.hidden // 2, LEFT.hidden + 3, 2 * LEFT.hidden):
+            engine.core.start(np.zeros(length, np.uint32), np.array([length]), 1, LEFT.hidden)
+            engine.core.advance(cycles)
+            engine.core.reset()
+            assert engine.driver.read("STATUS") == 0
+            engine.driver.configure(image)
+            check(engine, x)
+
+
 def test_token_length_errors(config: HardwareConfig) -> None:
     """Short tokens are filled with zeros, long ones cut; both are flagged, and the next token is right."""
     hidden = LEFT.hidden

@@ -95,20 +95,20 @@ class Bridge(wiring.Component):
             "address": write.addr,
             "data": write.data,
             "write": write.en,
-            "start": Signal(name="token_start"),  # the buffer is filled with ``words`` words
+            "start": Signal(name="token_start"),  # the buffer holds a token of ``words`` words
             "words": Signal(16, name="token_words"),
             "full": Signal(name="token_full"),  # from start until the last word has left
             "tag": Signal(8, name="token_tag"),
             "done": Signal(name="token_done"),  # to be told to the host; cleared by "told"
             "told": Signal(name="token_told"),
         }
-        sent = Signal(16)
+        sent, left = Signal.like(read.addr), Signal(16)
         fetched, move, last = Signal(), Signal(), Signal()
         m.d.comb += [
             read.addr.eq(sent),
             # A register between block RAM and core, as the one's output and the other's input are both slow.
             move.eq(t["full"] & fetched & (~self.s_axis_x_tvalid | self.s_axis_x_tready)),
-            last.eq(sent + 1 == t["words"]),
+            last.eq(left == 1),
         ]
         m.d.sync += fetched.eq(t["full"])
         with m.If(self.s_axis_x_tready):
@@ -116,13 +116,14 @@ class Bridge(wiring.Component):
         with m.If(t["told"]):
             m.d.sync += t["done"].eq(0)
         with m.If(t["start"]):
-            m.d.sync += [t["full"].eq(1), sent.eq(0)]
+            m.d.sync += [t["full"].eq(1), sent.eq(0), left.eq(t["words"])]
         with m.Elif(move):
             m.d.sync += [
                 self.s_axis_x_tdata.eq(read.data),
                 self.s_axis_x_tlast.eq(last),
                 self.s_axis_x_tvalid.eq(1),
                 sent.eq(sent + 1),
+                left.eq(left - 1),
                 fetched.eq(0),
             ]
             with m.If(last):
@@ -273,8 +274,8 @@ class Bridge(wiring.Component):
                 ]
                 m.d.sync += fetch.eq(fetch + 1)
                 with m.If(fetch == header.words):
-                    m.d.sync += [token["words"].eq(header.words), token["tag"].eq(header.tag)]
-                    m.d.comb += [token["start"].eq(1), receiver.take.eq(1)]
+                    m.d.sync += token["tag"].eq(header.tag)
+                    m.d.comb += [token["words"].eq(header.words), token["start"].eq(1), receiver.take.eq(1)]
                     m.next = "IDLE"
 
     def _answers(
@@ -289,7 +290,7 @@ class Bridge(wiring.Component):
     ) -> None:
         head = sender.header
         word = sender.words
-        position = Signal(16)
+        position, left = Signal.like(result["address"]), Signal(16)
         fetched = Signal()
         m.d.comb += result["address"].eq(position)
         m.d.sync += fetched.eq(0)
@@ -326,13 +327,14 @@ class Bridge(wiring.Component):
                     head.payload.words.eq(result["words"]),
                     head.valid.eq(1),
                 ]
+                m.d.sync += left.eq(result["words"])
                 with m.If(head.ready):
                     m.next = "RESULT_WORDS"
             with m.State("RESULT_WORDS"):
                 m.d.sync += fetched.eq(1)
                 m.d.comb += [word.payload.eq(result["data"]), word.valid.eq(fetched)]
                 with m.If(fetched & word.ready):
-                    m.d.sync += [position.eq(position + 1), fetched.eq(0)]
-                    with m.If(position + 1 == result["words"]):
+                    m.d.sync += [position.eq(position + 1), left.eq(left - 1), fetched.eq(0)]
+                    with m.If(left == 1):
                         m.d.comb += result["done"].eq(1)
                         m.next = "CHOOSE"

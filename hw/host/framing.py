@@ -63,12 +63,11 @@ class FrameReceiver(wiring.Component):
         low = Signal(24)
         whole = Signal()
         word = Cat(low, self.i.payload)
-        position, left = Signal(16), Signal(16)
+        position, left = Signal.like(write.addr), Signal(16)
         idle = Signal(range(self._timeout))
         m.d.comb += [
             self.i.ready.eq(~self.valid),
             whole.eq(self.i.valid & self.i.ready & (lane == 3)),
-            self.fits.eq(self.header.words <= self._capacity),
             write.addr.eq(position),
             write.data.eq(word),
             read.addr.eq(self.address),
@@ -80,9 +79,14 @@ class FrameReceiver(wiring.Component):
             with m.State("HEADER"):
                 m.d.sync += position.eq(0)
                 with m.If(whole):
-                    m.d.sync += [self.header.as_value().eq(word), left.eq(data.View(HEADER, word).words)]
+                    words = data.View(HEADER, word).words
+                    m.d.sync += [
+                        self.header.as_value().eq(word),
+                        self.fits.eq(words <= self._capacity),
+                        left.eq(words),
+                    ]
                     m.next = "PAYLOAD"
-                    with m.If(data.View(HEADER, word).words == 0):
+                    with m.If(words == 0):
                         m.next = "WHOLE"
             with m.State("PAYLOAD"):
                 with m.If(whole):

