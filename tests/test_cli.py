@@ -84,6 +84,28 @@ def test_layer_golden(layer, tmp_path, x, tiny_checkpoint, fmt):
     assert (report["engine"], report["format"], report["config"]) == ("golden", fmt, "tiny")
 
 
+@pytest.mark.parametrize("budget", [{"bits": 6}, {"sqnr": 24}])
+def test_layer_auto(layer, tmp_path, budget):
+    """Formats of every expert, within the budget; with no budget, two, or one elsewhere: one line."""
+    assert layer(format="auto", **budget) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert len(report["formats"]) == 9
+    assert {f for e in report["formats"] for f in e.values()} <= {"int4", "mxfp4", "int8", "fp8"}
+    if "bits" in budget:
+        assert 4.625 <= report["bits_per_weight"] <= 6
+    else:
+        assert report["sqnr_db"] >= 24
+    assert layer(format="auto") == 2
+    assert layer(format="auto", bits=6, sqnr=20) == 2
+    assert layer(format="int8", **budget) == 2
+
+
+def test_layer_fits_itself(layer, tmp_path):
+    """Without a configuration: the preset, as the layer is small."""
+    assert layer(config="auto", calibration=tmp_path / "x.npy", format="int4") == 0
+    assert json.loads((tmp_path / "out.json").read_text())["config"] == "base"
+
+
 class FakeEngine:
     """Stands where the simulated Verilog stands; ``flip`` turns one bit of its output."""
 
