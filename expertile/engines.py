@@ -17,7 +17,7 @@ from sw_model.gate import Decisions, Gate, SideBand
 from sw_model.gate_file import GateFile
 from sw_model.model_gate import LEVELS
 from sw_model.moe import MoELayer
-from sw_model.quantised import ExpertFormats, quantise
+from sw_model.quantised import ExpertFormats, check_gate, quantise
 from sw_model.scale_search import Importance
 
 __all__ = ["LayerEngine", "LayerResult", "ModelEngine", "Tally"]
@@ -114,6 +114,7 @@ class LayerEngine:
         config: HardwareConfig,
         *,
         importance: Sequence[Importance] | None = None,
+        gate: Gate | None = None,
         stalls: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -121,17 +122,20 @@ class LayerEngine:
         self._name = name
         self._engine = engine
         self._config = config
+        self._gate = gate
         self._quantised = None
         if engine is not EngineName.reference:
-            self._quantised = quantise(layer, formats, config, importance)
+            self._quantised = quantise(layer, formats, config, importance, gate)
+        elif gate is not None:
+            check_gate(gate, layer, config)
         self._rtl: Any = None
         if engine.is_rtl:
             from sim.engines import open_engine
 
             self._rtl = open_engine(engine.value, self._quantised, config, stalls=stalls, seed=seed)
 
-    def run(self, x: np.ndarray) -> LayerResult:
-        """The layer's output for x float32 [T, H].
+    def run(self, x: np.ndarray, side: SideBand | None = None) -> LayerResult:
+        """The layer's output for x float32 [T, H]; ``side`` tells the gate about the tokens.
 
         Raises
         ------
@@ -143,15 +147,14 @@ class LayerEngine:
         golden.check_input(x, self.layer.hidden)
         tally = Tally(calls=1, tokens=len(x))
         if self._quantised is None:
-            exact = reference.run(self.layer, x)
-            tally.experts_used = exact.experts.size
-            return LayerResult(y=exact.y.astype(np.float32), experts=exact.experts, tally=tally)
-        want = golden.run(self._quantised, x, self._config)
+            return self._float(x, side, tally)
+        want = golden.run(self._quantised, x, self._config, side)
         tally.experts_used, tally.macs = want.stats.experts_used, want.stats.macs
+        tally.decided(want.decisions)
         y = want.y
         if self._rtl is not None:
             try:
-                got = self._rtl.run(x)
+                got = self._rtl.run(x) if self._gate is None else self._rtl.run(x, side)
             except RuntimeError as error:  # it hung, or broke the rules of a port
                 raise Mismatch(f"{self._name}: {self._engine.value}: {error}") from error
             self._compare(want, got)
@@ -160,7 +163,20 @@ class LayerEngine:
             tally.cycles = got.counters["BUSY_CYCLES"]
             tally.passes = got.counters["NIBBLE_PASSES"]
             tally.pass_slots = self._config.tiles * tally.cycles
-        return LayerResult(y=y, experts=want.experts, tally=tally)
+        return LayerResult(y=y, experts=want.experts, decisions=want.decisions, tally=tally)
+
+    def _float(self, x: np.ndarray, side: SideBand | None, tally: Tally) -> LayerResult:
+        exact: reference.Result | reference_gate.Result
+        if self._gate is None:
+            exact, decisions = reference.run(self.layer, x), None
+            tally.experts_used = exact.experts.size
+        else:
+            exact = reference_gate.run(self.layer, self._gate, x, side)
+            decisions = exact.decisions
+            tally.experts_used = int(decisions.kept.sum())
+            tally.decided(decisions)
+        y = exact.y.astype(np.float32)
+        return LayerResult(y=y, experts=exact.experts, decisions=decisions, tally=tally)
 
     def _compare(self, want: golden.Result, got: Any) -> None:
         what = f"{self._name}: {self._engine.value} and golden differ"
@@ -176,6 +192,11 @@ class LayerEngine:
         if got.experts is not None and not np.array_equal(got.experts, want.experts):
             token = int(np.argwhere((got.experts != want.experts).any(axis=1))[0][0])
             raise Mismatch(f"{what} in the experts of token {token}")
+        if want.decisions is not None:
+            counts = want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
+            for name, count in counts.items():
+                if got.counters[name] != count:
+                    raise Mismatch(f"{what} in counter {name}: {got.counters[name]}, not {count}")
 
     def close(self) -> None:
         """Release the simulator."""
@@ -192,6 +213,8 @@ class ModelEngine:
         How many there are.
     tally : Tally
         Sums over all layers and calls.
+    side : SideBand or None
+        What the gates are told about the tokens of the next calls.
     """
 
     def __init__(
@@ -200,6 +223,8 @@ class ModelEngine:
         engine: EngineName,
         fmt: FormatName,
         config: HardwareConfig,
+        *,
+        gate: GateFile | None = None,
         **stalls: Any,
     ) -> None:
         if fmt is FormatName.auto:
@@ -208,18 +233,22 @@ class ModelEngine:
             )
         self.layers = len(checkpoint.moe_layers)
         self.tally = Tally()
+        self.side: SideBand | None = None
         self._layers: dict[int, LayerEngine] = {}
         try:
             for n in checkpoint.moe_layers:
                 with console(stderr=True).status(f"loading the experts of layer {n} ({engine.value})"):
                     layer = checkpoint.moe_layer(n)
-                self._layers[n] = LayerEngine(layer, f"layer {n}", engine, fmt.value, config, **stalls)
+                one = None if gate is None else gate.gate(n)
+                self._layers[n] = LayerEngine(
+                    layer, f"layer {n}", engine, fmt.value, config, gate=one, **stalls
+                )
         except BaseException:
             self.close()
             raise
 
     def __call__(self, n: int, x: np.ndarray) -> np.ndarray:
-        result = self._layers[n].run(x)
+        result = self._layers[n].run(x, self.side)
         self.tally.add(result.tally)
         return result.y
 

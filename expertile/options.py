@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ROOT", "Checkpoint", "Config", "Engine", "EngineName", "Format", "Json", "Seed", "Stalls"]
+__all__ = ["ROOT", "Checkpoint", "Config", "Engine", "EngineName", "Format", "Gate", "Json", "Seed", "Stalls"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: the shipped model and build/ are found from here, whatever the current folder."""
@@ -57,6 +57,7 @@ Format = Annotated[
         "matrix, by measurement under --bits or --sqnr."
     ),
 ]
+Gate = Annotated[Path | None, typer.Option(help="Three-level gate, as `expertile calibrate` writes it.")]
 Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
 Stalls = Annotated[
     float, typer.Option(min=0, max=0.95, help="RTL engines: probability that a stream stalls in a cycle.")

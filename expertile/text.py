@@ -14,15 +14,34 @@ from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
 from sw_model.decoder import Decoder, generate
 from sw_model.errors import ExpertileError
+from sw_model.gate_file import GateFile
 
 __all__ = ["model_on", "stream"]
 
 
+class _GatedDecoder(Decoder):
+    """Tells the engine about its tokens before they come."""
+
+    def __init__(self, checkpoint: Checkpoint, moe: ModelEngine, gate: GateFile) -> None:
+        super().__init__(checkpoint, moe)
+        self._engine, self._gate = moe, gate
+
+    def forward(self, token_ids: Any) -> Any:
+        self._engine.side = self._gate.side_band(token_ids)
+        return super().forward(token_ids)
+
+
 @contextmanager
 def model_on(
-    folder: Path, engine: EngineName, fmt: FormatName, config: HardwareConfig, **stalls: Any
+    folder: Path,
+    engine: EngineName,
+    fmt: FormatName,
+    config: HardwareConfig,
+    *,
+    gate: GateFile | None = None,
+    **stalls: Any,
 ) -> Iterator[tuple[Decoder, ModelEngine]]:
-    """The byte-level model in ``folder`` with its MoE layers on ``engine``.
+    """The byte-level model in ``folder`` with its MoE layers on ``engine``, gated if there is a ``gate``.
 
     Raises
     ------
@@ -34,8 +53,8 @@ def model_on(
         raise ExpertileError(
             f"{folder}: its vocabulary is {checkpoint.shape.vocabulary}: text needs a byte-level model (256)"
         )
-    with ModelEngine(checkpoint, engine, fmt, config, **stalls) as moe:
-        yield Decoder(checkpoint, moe), moe
+    with ModelEngine(checkpoint, engine, fmt, config, gate=gate, **stalls) as moe:
+        yield Decoder(checkpoint, moe) if gate is None else _GatedDecoder(checkpoint, moe, gate), moe
 
 
 def stream(

@@ -23,6 +23,7 @@ def command(
     engine: options.Engine = EngineName.golden,
     format: options.Format = FormatName.int8,
     config: options.Config = "base",
+    gate: options.Gate = None,
     context: Annotated[
         int, typer.Option(min=0, help="Window, in bytes; 0: all that the model has, 1024 at most.")
     ] = 0,
@@ -39,12 +40,14 @@ def command(
     from expertile.text import model_on
     from sw_model.config import load_config
     from sw_model.evaluation import default_texts, evaluate, read_texts
+    from sw_model.gate_file import load
 
     check_writable(json)
     hardware = load_config(config)
     limit = max_bytes or None
     texts = read_texts(text, limit) if text else default_texts(ROOT, limit)
-    with model_on(checkpoint, engine, format, hardware) as (decoder, _):
+    admission = None if gate is None else load(gate)
+    with model_on(checkpoint, engine, format, hardware, gate=admission) as (decoder, moe):
         context = context or min(1024, decoder.shape.positions)
         stride = stride or max(1, context // 2)
         screen = console(stderr=True)
@@ -64,7 +67,7 @@ def command(
 
             scores = evaluate(decoder, texts, context=context, stride=stride, progress=show)
     mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
-    is_float = engine is EngineName.reference
+    is_float, figures = engine is EngineName.reference, moe.tally.figures()
     write_json(
         json,
         {
@@ -76,6 +79,7 @@ def command(
             "bits_per_byte": {name: score.bits_per_byte for name, score in scores.items()},
             "bytes": {name: score.count for name, score in scores.items()},
             "mean_bits_per_byte": mean,
+            **{k: figures[k] for k in ("mean_experts", "p_empty", "removed_by_level")},
         },
     )
     what = engine.value if is_float else f"{engine.value} {format.value}"
@@ -85,3 +89,8 @@ def command(
     grid.add_section()
     grid.add_row("mean", f"{sum(score.count for score in scores.values()):,}", f"{mean:.4f}")
     console().print(grid)
+    if admission is not None:
+        console().print(
+            f"gated: {figures['mean_experts']:.3f} experts a token and layer, "
+            f"none for {figures['p_empty']:.2%}; removed {figures['removed_by_level']}"
+        )

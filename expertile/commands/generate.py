@@ -20,6 +20,7 @@ def command(
     engine: options.Engine = EngineName.golden,
     format: options.Format = FormatName.int8,
     config: options.Config = "base",
+    gate: options.Gate = None,
     temperature: Temperature = 0.7,
     stalls: options.Stalls = 0.0,
     seed: options.Seed = 0,
@@ -28,10 +29,13 @@ def command(
     """Generate text. On an RTL engine every layer call is checked against the golden model."""
     from expertile.text import model_on, stream
     from sw_model.config import load_config
+    from sw_model.gate_file import load
 
     check_writable(json)
     hardware = load_config(config)
-    with model_on(checkpoint, engine, format, hardware, stalls=stalls, seed=seed) as (decoder, moe):
+    admission = None if gate is None else load(gate)
+    running = model_on(checkpoint, engine, format, hardware, gate=admission, stalls=stalls, seed=seed)
+    with running as (decoder, moe):
         figures = stream(decoder, moe, prompt, tokens, temperature=temperature, seed=seed)
     is_float = engine is EngineName.reference
     figures |= {

@@ -39,6 +39,7 @@ def command(
             help="Tokens (.npy like --input) that the quantiser's scales and formats are chosen on."
         ),
     ] = None,
+    gate: options.Gate = None,
     stalls: options.Stalls = 0.0,
     seed: options.Seed = 0,
     json: options.Json = None,
@@ -49,11 +50,13 @@ def command(
     from sw_model.config import load_config
     from sw_model.errors import ExpertileError
     from sw_model.fit import fitting_config
+    from sw_model.gate_file import load
 
     check_writable(output, json)
     if format is not FormatName.auto and (bits is not None or sqnr is not None):
         raise ExpertileError("--bits and --sqnr are budgets of --format auto: add it, or leave them out")
     given = None if config == "auto" else load_config(config)
+    admission = None if gate is None else load(gate).gate(layer)
     moe = Checkpoint.open(checkpoint).moe_layer(layer)
     x = read_tokens(input, moe.hidden)
     seen = None if calibration is None else read_tokens(calibration, moe.hidden)
@@ -68,7 +71,16 @@ def command(
     hardware = given if given is not None else fitting_config(moe, formats)
     importance = importance_of(moe, seen) if seen is not None else None
     y, figures = measure(
-        moe, f"layer {layer}", x, engine, formats, hardware, importance=importance, stalls=stalls, seed=seed
+        moe,
+        f"layer {layer}",
+        x,
+        engine,
+        formats,
+        hardware,
+        importance=importance,
+        gate=admission,
+        stalls=stalls,
+        seed=seed,
     )
     write_npy(output, y)
     write_json(json, {"layer": layer, **figures, **chosen})

@@ -150,20 +150,27 @@ class MoE(nn.Module):
         self.shared_down = nn.Linear(config.shared_intermediate, hidden, bias=False)
         self.shared_weight = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        experts, inner, hidden = self.gate.shape
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x [N, H]: probabilities [N, E], which experts are chosen (0 or 1) [N, E], and weights [N, E]."""
         with torch.autocast(x.device.type, enabled=False):  # the choice of experts deserves full precision
             probability = F.softmax(self.router(x.float()), dim=-1)
         top, chosen = probability.topk(self.top_k, dim=-1)
         mask = torch.zeros_like(probability).scatter(-1, chosen, 1.0)
-        weight = probability * mask / top.sum(dim=-1, keepdim=True)
+        return probability, mask, probability * mask / top.sum(dim=-1, keepdim=True)
+
+    def combine(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The block's output [N, H] with these weights [N, E] of the routed experts."""
+        experts, inner, hidden = self.gate.shape
         inside = F.silu(x @ self.gate.view(-1, hidden).T) * (x @ self.up.view(-1, hidden).T)
         inside = inside.view(-1, experts, inner) * weight.to(inside.dtype)[:, :, None]
         y = inside.view(-1, experts * inner) @ self.down.view(-1, hidden)
         shared = self.shared_down(F.silu(self.shared_gate(x)) * self.shared_up(x))
+        return y + torch.sigmoid(self.shared_weight(x)) * shared
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        probability, mask, weight = self.route(x)
         share = mask.mean(dim=0) / self.top_k
-        balance = experts * (share * probability.mean(dim=0)).sum()
-        return y + torch.sigmoid(self.shared_weight(x)) * shared, balance
+        return self.combine(x, weight), len(self.gate) * (share * probability.mean(dim=0)).sum()
 
 
 class Layer(nn.Module):
