@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth_bench import PACES, Sink, Source, clock, raw, simulate, transfer
-from test_hw_macro_tile import pack_bytes, pack_plane, pack_scale, random_bytes, random_codes
+from test_hw_macro_tile import STEPS, pack_bytes, pack_scale, pack_word, random_bytes, random_codes
 
 from hw.pe.array import Kind, PeArray
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
-from sw_model.formats import INT4, INT8, INT16, WeightFormat
+from sw_model.formats import FP8, INT4, INT8, INT16, MXFP4, WeightFormat
 
 NOISE_WORD, NOISE_SCALE = (1 << 128) - 1, (1 << 20) - 1
 
@@ -44,7 +44,8 @@ class Matrix:
         self, rng: np.random.Generator, config: HardwareConfig, rows: int, blocks: int, fmt: WeightFormat
     ) -> None:
         self.fmt, self.rows, self.blocks = fmt, rows, blocks
-        spread = config.router_spread if fmt is INT16 else config.weight_spread
+        spread = config.spread(fmt)
+        self.steps, self.words = STEPS[fmt.name]
         self.codes = [[random_codes(rng, fmt) for _ in range(blocks)] for _ in range(rows)]
         self.scales = [
             [(int(rng.integers(128, 256)), int(rng.integers(spread + 1))) for _ in range(blocks)]
@@ -56,13 +57,13 @@ class Matrix:
             "kind": Kind.ROUTER if self.wide else [Kind.GATE_UP, Kind.DOWN][int(rng.integers(2))],
             "rows": rows,
             "base": int(rng.integers(-900, 500)),
-            "weight": int(rng.integers(1 << 16 | 1)),
-            **{name: int(rng.integers(2)) for name in ("first", "final", "end")},
+            "weight": int(rng.integers(1 << 23)),
+            **{name: int(rng.integers(2)) for name in ("first", "final")},
         }
         self.job = {
             "rows": rows,
             "blocks": blocks,
-            "planes": fmt.planes,
+            "format": fmt.code,
             "from_h": int(not self.wide and rng.integers(2)),
             "wide": self.wide,
             "bank": int(rng.integers(2)),
@@ -78,11 +79,11 @@ class Matrix:
                 at = r // tiles * self.blocks + b
                 entry = pack_scale(*self.scales[r][b], self.row_exp[r])
                 writes.append(("scale", r % tiles, scale + at, entry))
-                for p in range(self.fmt.planes):
-                    address = word + at * self.fmt.planes + p
-                    writes.append(("word", r % tiles, address, pack_plane(self.codes[r][b], self.fmt, p)))
+                for n in range(self.words):
+                    value = pack_word(self.codes[r][b], self.fmt, n)
+                    writes.append(("word", r % tiles, word + at * self.words + n, value))
         slots = -(-self.rows // tiles)
-        return writes, word + slots * self.blocks * self.fmt.planes, scale + slots * self.blocks
+        return writes, word + slots * self.blocks * self.words, scale + slots * self.blocks
 
     def results(self, acts: Activations) -> list[tuple[int, int, int, int]]:
         """(acc, row_exp, index, last) of each row."""
@@ -112,6 +113,7 @@ def test_passes(tiles: int) -> None:
         (3, 1, INT16),
         (9, 1, INT4),
     ]
+    shapes += [(5, 2, FP8), (3, 2, MXFP4), (1, 1, FP8), (2 * tiles + 1, 1, MXFP4)]
     shapes += [(2 * tiles, 1, INT4), (4 * tiles + 1, 1, INT4), (1, 3, INT8), (tiles, 2, INT16)]
     matrices = [Matrix(rng, config, *shape) for shape in shapes]
     writes, word, scale = [], 3, 5
@@ -137,15 +139,17 @@ def test_passes(tiles: int) -> None:
         ctx.set(dut.load_scale_en, 0)
 
         for offer, accept in (*PACES, (1.0, 0.05)):
-            reads = 0
+            reads = passes = 0
 
-            def each(valid: int, step: Any, active: int, rows: int) -> None:
-                nonlocal reads
+            def each(valid: int, step: Any, active: int, rows: int, read: int, compute: int) -> None:
+                nonlocal reads, passes
                 assert active == valid
+                reads += rows * read
+                passes += rows * compute
+                assert valid or not (read or compute)
                 if valid:
                     act, shift = acts[step.from_h, step.bank, step.set, step.act]
                     waiting.append((pack_bytes(act), shift))
-                    reads += rows
                 else:
                     waiting.append((int(rng.integers(1 << 62)), 31))
                 act, shift = waiting.popleft()
@@ -156,9 +160,12 @@ def test_passes(tiles: int) -> None:
             sink = Sink(dut.o, sum(m.rows for m in chosen), accept)
             await transfer(
                 ctx, rng, [Source(dut.i, items[: len(chosen)], offer)], [sink],
-                watch=(dut.step_valid, dut.step, dut.active, dut.active_rows), each=each,
+                watch=(dut.step_valid, dut.step, dut.active, dut.active_rows, dut.reads, dut.computes),
+                each=each,
             )  # fmt: skip
-            assert reads == sum(m.rows * m.blocks * m.fmt.planes * (1 + m.wide) for m in chosen)
+            blocks = [m.rows * m.blocks * (1 + m.wide) for m in chosen]
+            assert reads == sum(n * m.words for n, m in zip(blocks, chosen, strict=True))
+            assert passes == sum(n * m.fmt.macs for n, m in zip(blocks, chosen, strict=True))
             got = iter(sink.got)
             for n, m in enumerate(chosen):
                 for want in m.results(acts):
@@ -170,12 +177,16 @@ def test_passes(tiles: int) -> None:
     simulate(dut, bench)
 
 
-def test_throughput() -> None:
-    """A free drain: the array reads a word every cycle, over the ends of rows and of passes."""
+FEW_GROUPS = pytest.mark.xfail(reason="four groups do not cover the tile's latency with rows of four steps")
+
+
+@pytest.mark.parametrize("fmt", [pytest.param(INT8, marks=FEW_GROUPS), FP8], ids=lambda f: f.name)
+def test_throughput(fmt: WeightFormat) -> None:
+    """A free drain: the array makes a step every cycle, over the ends of rows and of passes."""
     rng = np.random.default_rng(9)
     config = small_config(2)
     dut = PeArray(config)
-    m = Matrix(rng, config, rows=6, blocks=2, fmt=INT8)
+    m = Matrix(rng, config, rows=6, blocks=2, fmt=fmt)
     m.place(0, 0, 2)
     active: list[int] = []
 
@@ -183,12 +194,12 @@ def test_throughput() -> None:
         sink = Sink(dut.o, 5 * m.rows)
         source = Source(dut.i, [raw(dut.i, job=m.job, info=m.info)] * 5)
         await transfer(ctx, rng, [source], [sink], watch=(dut.active,), each=active.append)
-        words = 5 * 3 * m.blocks * m.fmt.planes
+        steps = 5 * 3 * m.blocks * m.steps
         first = active.index(1)
-        assert active[first : first + words] == [1] * words
-        assert sum(active) == words
-        # First row: after its slot's last word, the tile's latency and the drain.
-        last_word = first + m.blocks * m.fmt.planes - 1
-        assert sink.cycles[0] == last_word + Tile.LATENCY + 2
+        assert active[first : first + steps] == [1] * steps
+        assert sum(active) == steps
+        # First row: after its slot's last step, the tile's latency and the drain.
+        last_step = first + m.blocks * m.steps - 1
+        assert sink.cycles[0] == last_step + Tile.LATENCY + 2
 
     simulate(dut, bench)

@@ -10,6 +10,7 @@ from hw.host.axil import RegisterFile
 from hw.host.registers import COUNTERS, ID_VALUE, LAYER_WIDTHS, REGISTERS, VERSION_VALUE, Access, Register
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
+from sw_model.compiler import REGISTER_NAMES, Kind
 
 OKAY, SLVERR = 0, 2
 
@@ -47,37 +48,39 @@ def test_token_input(hidden: int) -> None:
 
 
 def test_weight_loader() -> None:
-    """Words, scales and empty packets back to back: every write once, in order, at its place."""
+    """Packets of every kind and empty ones back to back: every write once, in order, at its place."""
     rng = np.random.default_rng(1)
     packets = [(3, 0, 7, 3), (1, 1, 100, 2), (0, 0, 5, 0), (2, 1, 0, 0), (65535, 1, 1 << 31, 1), (0, 1, 8, 3)]
+    packets += [(0, kind, 4, 2) for kind in Kind]
     packets += [
-        (int(rng.integers(16)), int(rng.integers(2)), int(rng.integers(4096)), int(rng.integers(4)))
-        for _ in range(20)
+        (int(rng.integers(16)), int(rng.integers(7)), int(rng.integers(4096)), int(rng.integers(4)))
+        for _ in range(30)
     ]
     packets.append((5, 0, (1 << 32) - 2, 2))
+    whole = {Kind.WORDS, Kind.CONTEXTS}  # a beat an entry; four entries a beat otherwise
     dut = WeightLoader()
     items, want = [], []
     for tile, kind, start, beats in packets:
-        noise = int(rng.integers(1 << 15)) << 17 | int(rng.integers(1 << 62)) << 64  # bits that mean nothing
+        noise = int(rng.integers(1 << 13)) << 19 | int(rng.integers(1 << 62)) << 64  # bits that mean nothing
         items.append(raw(dut.i, data=tile | kind << 16 | start << 32 | noise, last=beats == 0))
         for b in range(beats):
             data = int.from_bytes(rng.bytes(16), "little")
             items.append(raw(dut.i, data=data, last=b == beats - 1))
-            if kind == 0:
-                want.append(("word", tile, start + b, data))
+            if kind in whole:
+                want.append((kind, tile, start + b, data))
             else:
-                want += [("scale", tile, start + 4 * b + n, data >> 32 * n & 0xFFFFF) for n in range(4)]
+                want += [(kind, tile, start + 4 * b + n, data >> 32 * n & 0xFFFFFFFF) for n in range(4)]
     got: list[tuple] = []
 
-    def watch(word_en: int, scale_en: int, tile: int, addr: int, word: int, scale: int) -> None:
-        assert not (word_en and scale_en)
-        if word_en:
-            got.append(("word", tile, addr, word))
-        if scale_en:
-            got.append(("scale", tile, addr, scale))
+    def watch(tile: int, addr: int, word: int, lane: int, *enables: int) -> None:
+        assert sum(enables) <= 1
+        for kind in Kind:
+            if enables[kind]:
+                got.append((kind, tile, addr, word if kind in whole else lane))
 
     async def bench(ctx: Any) -> None:
-        probes = (dut.word_en, dut.scale_en, dut.tile, dut.addr, dut.word, dut.scale)
+        enables = [getattr(dut, f"{kind.name.lower()}_en") for kind in sorted(Kind)]
+        probes = (dut.tile, dut.addr, dut.word, dut.lane, *enables)
         for offer in (1.0, 0.3, 0.7):
             got.clear()
             cycles = await transfer(ctx, rng, [Source(dut.i, items, offer)], [], watch=probes, each=watch)
@@ -85,7 +88,7 @@ def test_weight_loader() -> None:
                 watch(*await clock(ctx, *probes))
             assert got == want
             if offer == 1:
-                beats = sum(1 + n * (4 if kind else 1) for _, kind, _, n in packets)
+                beats = sum(1 + n * (1 if kind in whole else 4) for _, kind, _, n in packets)
                 assert cycles <= beats
 
     simulate(dut, bench)
@@ -165,6 +168,7 @@ def test_map() -> None:
         assert sum(map(len, spans)) == len(set().union(*spans)) <= r.width
     assert [REGISTERS[n].offset for n in ("ID", "VERSION", "CONTROL", "STATUS")] == [0, 4, 8, 12]
     assert set(LAYER_WIDTHS) == {n for n, r in REGISTERS.items() if 0x40 <= r.offset < 0x100}
+    assert tuple(LAYER_WIDTHS) == REGISTER_NAMES
     assert all(REGISTERS[n].access is Access.RO for n in COUNTERS)
     assert ID_VALUE.to_bytes(4, "big") == b"EXPT"
 
@@ -213,7 +217,7 @@ def test_every_register(waits: bool) -> None:
 def test_strobes() -> None:
     """Each byte is written if its strobe says so."""
     dut = RegisterFile()
-    register = REGISTERS["EXPERT_WORD"]
+    register = REGISTERS["LIMIT"]
     assert register.width == 32
 
     async def bench(ctx: Any) -> None:

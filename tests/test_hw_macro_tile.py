@@ -2,25 +2,41 @@
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from amaranth_bench import clock, simulate
 
-from hw.cim.macro import Macro
+from hw.cim.macro import Decode, Macro
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
-from sw_model.formats import BLOCK, INT4, INT8, INT16, WEIGHT_FORMATS, WeightFormat
+from sw_model.formats import BLOCK, FP8, INT8, INT16, MXFP4, WEIGHT_FORMATS, WeightFormat
 
-NOISE = 1 << 256
+#: Steps that a block takes and the words it reads, by name of the format.
+STEPS = {"int4": (1, 1), "int8": (2, 2), "int16": (4, 4), "mxfp4": (1, 1), "fp8": (6, 2)}
+DECODE = {"mxfp4": Decode.MXFP4, "fp8": Decode.FP8}
 
 
-def pack_plane(codes: list[int], fmt: WeightFormat, plane: int) -> int:
-    """The macro word of one nibble plane (0 = most significant), lane 0 lowest; the sign tops the first."""
-    word = 0
-    for lane, code in enumerate(codes):
-        bits = abs(code) | (code < 0) << (4 * fmt.planes - 1)
-        word |= (bits >> 4 * (fmt.planes - 1 - plane) & 15) << 4 * lane
-    return word
+def stored(code: int, fmt: WeightFormat) -> int:
+    """The bits of one signed magnitude in a macro: sign first, floats as ml_dtypes encodes them."""
+    kinds = {MXFP4: (ml_dtypes.float4_e2m1fn, 2), FP8: (ml_dtypes.float8_e4m3fn, 512)}
+    bits = abs(code)
+    if fmt in kinds:
+        kind, unit = kinds[fmt]
+        bits = int(np.array(bits / unit).astype(kind).view(np.uint8))
+    return bits | (code < 0) << (fmt.bits - 1)
+
+
+def pack_word(codes: list[int], fmt: WeightFormat, word: int) -> int:
+    """The macro word of one stored nibble (0 = most significant), lane 0 lowest."""
+    down = fmt.bits - 4 * (word + 1)
+    return sum((stored(code, fmt) >> down & 15) << 4 * lane for lane, code in enumerate(codes))
+
+
+def digits(codes: list[int], fmt: WeightFormat, step: int) -> list[int]:
+    """What a step multiplies: the magnitudes' nibbles from the most significant on, last one last."""
+    steps, _ = STEPS[fmt.name]
+    return [(abs(c) >> 4 * (steps - 1 - step) & 15) * (-1 if c < 0 else 1) for c in codes]
 
 
 def pack_bytes(values: list[int]) -> int:
@@ -29,6 +45,9 @@ def pack_bytes(values: list[int]) -> int:
 
 def random_codes(rng: np.random.Generator, fmt: WeightFormat) -> list[int]:
     most = fmt.max_magnitude
+    if fmt.mantissa_bits is not None:
+        codes = fmt.decode(rng.integers(0, 8 if fmt is MXFP4 else 127, BLOCK))
+        return np.where(rng.random(BLOCK) < 0.5, -codes, codes).tolist()
     if rng.random() < 0.3:
         return rng.choice([-most, most, 0, 1, -1, 8, -8], BLOCK).clip(-most, most).tolist()
     return rng.integers(-most, most + 1, BLOCK).tolist()
@@ -42,35 +61,27 @@ def random_bytes(rng: np.random.Generator) -> list[int]:
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["baked", "loaded"])
 def test_macro(loaded: bool) -> None:
-    """Words of all formats in one stream, gaps in between; noise on every input that should not matter."""
+    """Blocks of all formats in one stream, gaps in between; noise on every input that should not matter."""
     rng = np.random.default_rng(loaded)
-    depth = 37
-    codes, words, planes = [], [], []
-    while len(words) < depth - 4:
-        fmt = list(WEIGHT_FORMATS.values())[rng.integers(3)]
-        codes.append((random_codes(rng, fmt), fmt))
-        words += [pack_plane(codes[-1][0], fmt, p) for p in range(fmt.planes)]
-        planes += [(len(codes) - 1, p) for p in range(fmt.planes)]
-    words = words[:depth]
-    planes = planes[:depth]
+    blocks: list[tuple[list[int], WeightFormat, int]] = []  # codes, format, address
+    words: list[int] = []
+    while len(blocks) < 30:
+        fmt = list(WEIGHT_FORMATS.values())[len(blocks) % 5]
+        codes = random_codes(rng, fmt)
+        blocks.append((codes, fmt, len(words)))
+        words += [pack_word(codes, fmt, n) for n in range(STEPS[fmt.name][1])]
+    depth = len(words)
     dut = Macro(depth, None if loaded else words)
 
-    def digit(at: int) -> list[int]:
-        block, plane = planes[at]
-        values, fmt = codes[block]
-        return [(abs(c) >> 4 * (fmt.planes - 1 - plane) & 15) * (-1 if c < 0 else 1) for c in values]
-
-    # A schedule: whole blocks in random order (planes of a block in order, gaps allowed), None = no read.
-    starts = [at for at, (_, p) in enumerate(planes) if p == 0]
-    schedule: list[int | None] = []
-    for at in rng.permutation(starts * 3).tolist():
-        while True:
-            schedule += [None] * int(rng.integers(0, 3)) if rng.random() < 0.3 else []
-            schedule.append(at)
-            at += 1
-            if at >= len(planes) or planes[at][1] == 0:
-                break
+    # A schedule of (block, step), None = idle. The steps of a block follow each other.
+    schedule: list[tuple[int, int] | None] = []
+    for n in rng.permutation(list(range(len(blocks))) * 3).tolist():
+        schedule += [None] * int(rng.integers(0, 3)) if rng.random() < 0.3 else []
+        schedule += [(n, step) for step in range(STEPS[blocks[n][1].name][0])]
     acts = [random_bytes(rng) for _ in schedule]
+
+    def scheduled(t: int) -> tuple[int, int] | None:
+        return schedule[t] if 0 <= t < len(schedule) else None
 
     async def bench(ctx: Any) -> None:
         if loaded:
@@ -82,19 +93,55 @@ def test_macro(loaded: bool) -> None:
         ctx.set(dut.write_en, 0)
         seen = []
         for t in range(len(schedule) + dut.LATENCY + 1):
-            at = schedule[t] if t < len(schedule) else None
-            ctx.set(dut.read_en, at is not None)
-            ctx.set(dut.read_addr, int(rng.integers(depth)) if at is None else at)
+            now = scheduled(t)
+            read = now is not None and now[1] < STEPS[blocks[now[0]][1].name][1]
+            ctx.set(dut.read_en, read)
+            ctx.set(dut.read_addr, blocks[now[0]][2] + now[1] if read else int(rng.integers(depth)))
             ctx.set(dut.write_addr, int(rng.integers(depth)))
-            late = t - dut.ACT_DELAY
-            now = schedule[late] if 0 <= late < len(schedule) else None
-            ctx.set(dut.first_plane, 0 if now is None else planes[now][1] == 0)
-            ctx.set(dut.act, pack_bytes(random_bytes(rng) if now is None else acts[late]))
+            now = scheduled(t - dut.DECODE_AT)
+            ctx.set(dut.step, int(rng.integers(8)) if now is None else now[1])
+            how = list(Decode)[rng.integers(3)]
+            if now is not None:
+                how = DECODE.get(blocks[now[0]][1].name, Decode.INTEGER)
+            ctx.set(dut.decode, how)
+            late = t - dut.ACT_AT
+            idle = scheduled(late) is None
+            ctx.set(dut.act, pack_bytes(random_bytes(rng) if idle else acts[late]))
             seen.append((await clock(ctx, dut.sum))[0])
-        for t, at in enumerate(schedule):
-            if at is not None:
-                want = sum(d * a for d, a in zip(digit(at), acts[t], strict=True))
-                assert seen[t + dut.LATENCY] == want, (t, at)
+        for t, now in enumerate(schedule):
+            if now is not None:
+                codes, fmt, _ = blocks[now[0]]
+                want = sum(d * a for d, a in zip(digits(codes, fmt, now[1]), acts[t], strict=True))
+                assert seen[t + dut.LATENCY] == want, (t, fmt.name, now[1])
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("fmt", [FP8, MXFP4], ids=lambda f: f.name)
+def test_every_code_of_a_macro(fmt: WeightFormat) -> None:
+    """All codes of a floating format, both signs, put together from the sums of their steps."""
+    half = fmt.decode(np.arange(8 if fmt is MXFP4 else 127))
+    codes = np.concatenate([half, -half, np.zeros(-2 * len(half) % BLOCK, np.int64)]).reshape(-1, BLOCK)
+    steps, stored_words = STEPS[fmt.name]
+    words = [pack_word(block.tolist(), fmt, n) for block in codes for n in range(stored_words)]
+    dut = Macro(max(2, len(words)), words)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.decode, DECODE[fmt.name])
+        for lane in range(BLOCK):
+            ctx.set(dut.act, 1 << 8 * lane)
+            totals = []
+            for n in range(len(codes)):
+                total, seen = 0, []
+                for t in range(steps + dut.LATENCY):
+                    ctx.set(dut.read_addr, n * stored_words + min(t, stored_words - 1))
+                    ctx.set(dut.read_en, t < stored_words)
+                    ctx.set(dut.step, max(0, t - dut.DECODE_AT))
+                    seen.append((await clock(ctx, dut.sum))[0])
+                for digit in seen[dut.LATENCY :]:
+                    total = 16 * total + digit
+                totals.append(total)
+            assert totals == codes[:, lane].tolist()
 
     simulate(dut, bench)
 
@@ -102,7 +149,7 @@ def test_macro(loaded: bool) -> None:
 def test_macro_largest_sum() -> None:
     """Every lane -15 x -128, the most that a nibble and a low byte can give, fits; and its negative."""
     codes = [-INT8.max_magnitude] * BLOCK
-    dut = Macro(2, [pack_plane(codes, INT8, p) for p in range(2)])
+    dut = Macro(2, [pack_word(codes, INT8, p) for p in range(2)])
 
     async def bench(ctx: Any) -> None:
         for act, want in ((-128, [7 * 128 * 32, 15 * 128 * 32]), (127, [-7 * 127 * 32, -15 * 127 * 32])):
@@ -111,7 +158,7 @@ def test_macro_largest_sum() -> None:
             seen = []
             for t in range(2 + dut.LATENCY):
                 ctx.set(dut.read_addr, min(t, 1))
-                ctx.set(dut.first_plane, t == dut.ACT_DELAY)
+                ctx.set(dut.step, t != dut.DECODE_AT)
                 seen.append((await clock(ctx, dut.sum))[0])
             assert seen[dut.LATENCY :] == want
 
@@ -134,7 +181,9 @@ def pack_scale(mant: int, shift: int, row_exp: int) -> int:
 def run_rows(config: HardwareConfig, rows: list[Row], seed: int, gap: float) -> list[tuple[int, int]]:
     """(acc, row_exp) of each row, all rows through one tile back to back (or with idle cycles)."""
     rng = np.random.default_rng(seed)
-    words = [pack_plane(b[0], fmt, p) for fmt, blocks, _ in rows for b in blocks for p in range(fmt.planes)]
+    words = [
+        pack_word(b[0], fmt, n) for fmt, blocks, _ in rows for b in blocks for n in range(STEPS[fmt.name][1])
+    ]
     scales = [pack_scale(b[2], b[3], exp) for _, blocks, exp in rows for b in blocks]
     dut = Tile(config)
     events: dict[int, dict[str, int]] = {}
@@ -146,18 +195,22 @@ def run_rows(config: HardwareConfig, rows: list[Row], seed: int, gap: float) -> 
     ends = []
     for fmt, blocks, _ in rows:
         for b, (_, act, _, _, act_shift) in enumerate(blocks):
-            for plane in range(fmt.planes):
-                while plane == 0 and rng.random() < gap:  # the planes of a block follow each other
-                    t += 1
-                at(t, word_addr=word, word_en=1)
-                at(t + Tile.ACT_AT, act=pack_bytes(act), first_plane=plane == 0)
-                at(t + Tile.BLOCK_AT, start_block=plane == 0)
-                if plane == fmt.planes - 1:
+            steps, stored_words = STEPS[fmt.name]
+            while rng.random() < gap:  # the steps of a block follow each other
+                t += 1
+            for step in range(steps):
+                if step < stored_words:
+                    at(t, word_addr=word, word_en=1)
+                    word += 1
+                at(t + Tile.DECODE_AT, step=step, decode=DECODE.get(fmt.name, Decode.INTEGER))
+                at(t + Tile.ACT_AT, act=pack_bytes(act))
+                at(t + Tile.BLOCK_AT, start_block=step == 0)
+                if step == steps - 1:
                     at(t + Tile.SCALE_AT, scale_addr=scale)
                     at(t + Tile.SHIFT_AT, act_shift=act_shift)
                     at(t + Tile.ADD_AT, add=1, start_row=b == 0)
                     scale += 1
-                t, word = t + 1, word + 1
+                t += 1
         ends.append(t - 1 + Tile.LATENCY)
     results = []
 
@@ -175,9 +228,11 @@ def run_rows(config: HardwareConfig, rows: list[Row], seed: int, gap: float) -> 
                 "scale_addr": int(rng.integers(64)),
                 "act_shift": int(rng.integers(32)),
                 "start_row": int(rng.integers(2)),
+                "act": pack_bytes(random_bytes(rng)),
+                "step": int(rng.integers(8)),
             }
-            # A plane that continues must not meet a false start, so these are noise only where nothing runs.
-            quiet = {"word_en": 0, "add": 0, "first_plane": 0, "start_block": 0}
+            # A block that continues must not meet a false start, so these are noise only where nothing runs.
+            quiet = {"word_en": 0, "add": 0, "start_block": 0}
             for name, value in {**noise, **quiet, **events.get(cycle, {})}.items():
                 ctx.set(getattr(dut, name), value)
             values = await clock(ctx, dut.acc, dut.row_exp)
@@ -201,9 +256,10 @@ def test_tile(gap: float) -> None:
     rng = np.random.default_rng(11)
     config = tile_config()
     rows: list[Row] = []
-    for _ in range(24):
-        fmt = (INT4, INT8, INT16)[rng.integers(3)]
-        spreads = (config.router_spread, config.router_spread + 8) if fmt is INT16 else (8, 10)
+    for n in range(40):
+        fmt = list(WEIGHT_FORMATS.values())[n % 5]
+        wide = (config.router_spread, config.router_spread + 8)
+        spreads = wide if fmt is INT16 else (config.spread(fmt), config.activation_spread)
         blocks = [
             (
                 random_codes(rng, fmt),
@@ -215,17 +271,25 @@ def test_tile(gap: float) -> None:
             for _ in range(rng.integers(1, 3))
         ]
         rows.append((fmt, blocks, int(rng.integers(256))))
+    rows = [rows[i] for i in rng.permutation(len(rows))]
     got = run_rows(config, rows, 12, gap)
     assert got == [(exact(r), r[2]) for r in rows]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_tile_reaches_the_bound(sign: int) -> None:
-    """The largest operands of an expert pass reach ``acc_bound``, and its width holds them."""
-    config = tile_config(router_spread=1)
-    assert config.shift_max == 18
-    blocks: list[Block] = [([sign * 127] * BLOCK, [127] * BLOCK, 255, 8, 10)] * config.max_blocks
-    row: Row = (INT8, blocks, 255)
+@pytest.mark.parametrize(
+    ("fmt", "spreads"),
+    [(FP8, {}), (INT8, {"fp8_spread": 1, "weight_spread": 14, "router_spread": 1})],
+    ids=["fp8", "int8"],
+)
+def test_tile_reaches_the_bound(fmt: WeightFormat, spreads: dict[str, int], sign: int) -> None:
+    """The largest operands in the format that defines ``acc_bound`` reach it, and the width holds them."""
+    config = tile_config(**spreads)
+    assert config.shift_max == config.weight_spread + config.activation_spread
+    codes = [sign * fmt.max_magnitude] * BLOCK
+    shifts = config.spread(fmt), config.activation_spread
+    blocks: list[Block] = [(codes, [127] * BLOCK, 255, *shifts)] * config.max_blocks
+    row: Row = (fmt, blocks, 255)
     assert abs(exact(row)) == config.acc_bound
     assert run_rows(config, [row, row], 13, 0.0) == [(sign * config.acc_bound, 255)] * 2
 
@@ -233,12 +297,12 @@ def test_tile_reaches_the_bound(sign: int) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_tile_holds_the_largest_router_row(sign: int) -> None:
     """INT16 x INT16 as high bytes, then low bytes: 64 x 256, and -128 below 64 x 256."""
-    config = tile_config()
+    config = tile_config(router_spread=6)
     weights = [sign * INT16.max_magnitude] * BLOCK
-    high: Block = (weights, [64] * BLOCK, 255, 4, 12)
-    low: Block = (weights, [-128] * BLOCK, 255, 4, 4)
-    zero: Block = (weights, [0] * BLOCK, 255, 4, 4)
+    high: Block = (weights, [64] * BLOCK, 255, 6, 14)
+    low: Block = (weights, [-128] * BLOCK, 255, 6, 6)
+    zero: Block = (weights, [0] * BLOCK, 255, 6, 6)
     rows: list[Row] = [(INT16, [high, high, zero, zero], 1), (INT16, [high, high, low, low], 2)]
     got = run_rows(config, rows, 14, 0.0)
     assert [acc for acc, _ in got] == [exact(r) for r in rows]
-    assert abs(exact(rows[0])) <= config.acc_bound
+    assert abs(exact(rows[0])) == config.acc_bound

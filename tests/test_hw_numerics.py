@@ -8,12 +8,16 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data
 from amaranth_bench import PACES, Sink, Source, clock, raw, simulate, transfer
 
+from hw.numerics.fixed import ToFixed
 from hw.numerics.float32 import Float32Pack, unpack
+from hw.numerics.log2 import Log2
 from hw.numerics.normalise import Normalise
 from hw.numerics.sigmoid import Sigmoid
 from hw.numerics.table import Table
 from sw_model import formats, golden, tables
-from sw_model.formats import Scaled
+from sw_model.formats import MAG_BITS, Scaled
+from sw_model.gate import log2_fixed
+from sw_model.moe import Activation
 
 
 def wide_integers(rng: np.random.Generator, width: int, n: int) -> list[int]:
@@ -130,7 +134,7 @@ async def lookups(ctx: Any, rng: np.random.Generator, dut: Any, arg: Any, args: 
     return out
 
 
-@pytest.mark.parametrize("table", [tables.SIGMOID, tables.EXP2], ids=lambda t: t.name)
+@pytest.mark.parametrize("table", [tables.SIGMOID, tables.EXP2, tables.LOG2], ids=lambda t: t.name)
 def test_table(table: tables.LinearTable) -> None:
     rng = np.random.default_rng(5)
     step = 1 << table.frac_bits
@@ -159,15 +163,67 @@ def as_items(s: Scaled) -> list[dict[str, int]]:
     return [{"sign": int(a), "top": b, "mag": c} for a, b, c in rows]
 
 
-def test_sigmoid() -> None:
+def joined(*parts: Scaled) -> Scaled:
+    return Scaled(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in ("sign", "top", "mag")})
+
+
+@pytest.mark.parametrize("activation", Activation, ids=lambda a: a.value)
+def test_sigmoid(activation: Activation) -> None:
     rng = np.random.default_rng(6)
-    parts = [numbers(rng, 1500, -16, 5), numbers(rng, 200, -600, 600)]
-    x = Scaled(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in ("sign", "top", "mag")})
+    x = joined(numbers(rng, 1500, -21, 5), numbers(rng, 200, -600, 600))
+    alpha = golden.ALPHA[activation]
     dut = Sigmoid()
-    expected = golden.sigmoid(x).tolist()
-    assert {0, 1 << 15, 1 << 16} <= set(expected)
+    expected = golden.sigmoid(x, alpha).tolist()
+    most = max(expected)
+    assert {1 << 23, (1 << 24) - most} <= set(expected) and most > (1 << 24) - 4
 
     async def bench(ctx: Any) -> None:
+        ctx.set(dut.alpha, alpha)
         assert await lookups(ctx, rng, dut, dut.x, as_items(x)) == expected
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("fraction", [0, 8, 16, 24, 30])
+def test_to_fixed(fraction: int) -> None:
+    """Every exponent of the range, saturation on both sides, ties of the rounding; moves and standstill."""
+    rng = np.random.default_rng(fraction)
+    ties = rng.integers(-2 - fraction, 31 - fraction, 200)
+    drop = np.clip(MAG_BITS - 1 - fraction - ties, 0, 24)  # bits of the magnitude below the LSB
+    mag = rng.integers(1 << 23, 1 << 24, 200) >> drop << drop | (1 << drop) >> 1 | 1 << 23
+    tie = Scaled(sign=rng.random(200) < 0.5, top=ties, mag=mag)
+    x = joined(numbers(rng, 500, -4 - fraction, 33 - fraction), numbers(rng, 60, -600, 600), tie)
+    want = golden.to_fixed(x, fraction).tolist()
+    assert {golden.FIXED_MAX, -golden.FIXED_MAX, 0} <= set(want)
+    dut = ToFixed(fraction)
+
+    async def bench(ctx: Any) -> None:
+        assert await lookups(ctx, rng, dut, dut.x, as_items(x)) == want
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize(("width", "fraction"), [(23, 16), (28, 24), (25, 0), (8, 3), (40, 24)])
+def test_log2(width: int, fraction: int) -> None:
+    """Every power of two and its neighbours, random numbers of every length."""
+    rng = np.random.default_rng(width)
+    powers = [1 << k for k in range(width)]
+    values = {v for p in powers for v in (p - 1, p, p + 1)} | set(rng.integers(1, 1 << width, 300).tolist())
+    values |= {
+        int(v) >> int(k)
+        for v, k in zip(rng.integers(1, 1 << width, 300), rng.integers(0, width, 300), strict=True)
+    }
+    xs = sorted(v for v in values if 0 < v < 1 << width)
+    want = log2_fixed(np.array(xs), fraction).tolist()
+    exact = np.log2(np.array(xs) / 2.0**fraction) * 256
+    assert np.abs(np.array(want) - exact).max() < 1
+    dut = Log2(width, fraction)
+
+    async def bench(ctx: Any) -> None:
+        got = []
+        for x in [*xs, *[1] * dut.LATENCY]:
+            ctx.set(dut.x, x)
+            got.append((await clock(ctx, dut.y))[0])
+        assert got[dut.LATENCY :] == want
 
     simulate(dut, bench)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from hw.cim.macro import Macro
+from hw.numerics.fixed import ToFixed
 from hw.numerics.float32 import Float32Pack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
@@ -21,8 +22,10 @@ BAD: list[tuple[str, Callable[[], object]]] = [
     ("router_spread", lambda: BlockQuantiser(blocks=1, spread=1, router_spread=0)),
     ("sets", lambda: ActivationBuffer(blocks=1, banks=1, sets=())),
     ("sets", lambda: ActivationBuffer(blocks=1, banks=1, sets=("code8", "middle"))),
-    ("k must", lambda: TopK(experts=4, k=5)),
-    ("k must", lambda: TopK(experts=4, k=0)),
+    ("k must", lambda: TopK(score_bits=8, candidates=4, k=5)),
+    ("k must", lambda: TopK(score_bits=8, candidates=4, k=0)),
+    ("fraction", lambda: ToFixed(31)),
+    ("fraction", lambda: ToFixed(-1)),
 ]
 
 

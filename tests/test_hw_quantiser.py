@@ -21,9 +21,17 @@ def elements(x: np.ndarray) -> Vector:
     return list(zip(s.sign.tolist(), s.top.tolist(), s.mag.tolist(), strict=True))
 
 
-def expected(token: list[Vector], floor: int) -> tuple[list[tuple[int, ...]], int]:
+ALONE: list[Vector] = []  # a token without vectors: the constants alone
+CONSTANTS: Vector = [(False, top, 1 << 23) for top in (0, -2, -4, -6)]
+
+
+def expected(token: list[Vector], floor: int, constants: bool) -> tuple[list[tuple[int, ...]], int]:
     """(lane, block, code8, code16, shift8, shift16) of every element, and the token's top."""
-    filled = [e for v in token for e in v + [(False, floor, 0)] * (-len(v) % BLOCK)]
+
+    def fill(v: Vector) -> Vector:
+        return v + [(False, floor, 0)] * (-len(v) % BLOCK)
+
+    filled = [e for v in token for e in fill(v) + (fill(CONSTANTS) if constants else [])] or fill(CONSTANTS)
     sign, top, mag = (np.array(part).reshape(1, -1, BLOCK) for part in zip(*filled, strict=True))
     x = Scaled(sign=sign.astype(bool), top=top, mag=mag)
     token_top = top.max(axis=(1, 2))
@@ -44,42 +52,57 @@ async def feed(
     rng: np.random.Generator,
     offer: float,
     grant: float,
+    late: bool,
 ) -> tuple[list[list[tuple[int, ...]]], list[int]]:
-    """Elements of all tokens in; what comes out by token, and the token tops at each ``done``."""
+    """Elements of all tokens in; what comes out by token, and the token tops at each ``done``.
+
+    ``late``: the number of vectors becomes known at a random time, the latest when the token has waited for
+    it; a token without vectors is always announced when its turn has come.
+    """
     items = [
-        {
-            "number": dict(zip(("sign", "top", "mag"), e, strict=True)),
-            "last": i == len(v) - 1,
-            "end": j == len(t) - 1,
-        }
-        for t in tokens
-        for j, v in enumerate(t)
+        (n, {"number": dict(zip(("sign", "top", "mag"), e, strict=True)), "last": i == len(v) - 1})
+        for n, t in enumerate(tokens)
+        for v in t
         for i, e in enumerate(v)
     ]
-    sent, offered, granted = 0, False, False
+    sent, offered, known, waited = 0, False, False, 0
     out: list[list[tuple[int, ...]]] = [[]]
     tops: list[int] = []
-    for _ in range(12 * len(items) + 2000):
-        if not offered and sent < len(items) and rng.random() < offer:
+    for _ in range(14 * len(items) + 3000):
+        now = len(tops)  # the token that is collected or given out
+        token = tokens[now]
+        whole = sent == len(items) or items[sent][0] > now  # no more elements of it
+        if not known:
+            waited = waited + 1 if whole else 0
+            known = not late or waited > 60 or rng.random() < 0.01
+        ctx.set(dut.vectors, max(1, len(token)) if known else int(rng.integers(256)))
+        ctx.set(dut.vectors_known, known)
+        ctx.set(dut.alone, known and not token)
+        # The next token may wait behind a token that is known; nothing comes while the constants are alone.
+        following = bool(token) and known and sent < len(items) and items[sent][0] == now + 1
+        if not offered and (following or not whole) and rng.random() < offer:
             offered = True
-            ctx.set(dut.i.payload, items[sent])
+            ctx.set(dut.i.payload, items[sent][1])
         ctx.set(dut.i.valid, offered)
-        granted = rng.random() < grant
-        ctx.set(dut.grant, granted)
+        ctx.set(dut.grant, rng.random() < grant)
         ready, valid, code, done, top = await clock(
             ctx, dut.i.ready, dut.code_valid, dut.code, dut.done, dut.token_top
         )
         if offered and ready:
+            assert items[sent][0] == now, "an element of the next token was taken"
             offered, sent = False, sent + 1
         if valid:
             code16 = 256 * code.high + code.low
             out[-1].append((code.lane, code.block, code.code8, code16, code.shift8, code.shift16))
         if done:
-            assert valid
+            assert valid and known
             tops.append(top)
             out.append([])
+            known = False
         if len(tops) == len(tokens):
             ctx.set(dut.grant, 1)
+            ctx.set(dut.vectors_known, 0)
+            ctx.set(dut.alone, 0)
             for _ in range(8):  # nothing follows
                 valid, _done = await clock(ctx, dut.code_valid, dut.done)
                 assert not valid
@@ -88,14 +111,22 @@ async def feed(
 
 
 def check(
-    tokens: list[list[Vector]], floor: int, offer: float = 1.0, grant: float = 1.0, seed: int = 0
+    tokens: list[list[Vector]],
+    floor: int,
+    offer: float = 1.0,
+    grant: float = 1.0,
+    *,
+    constants: bool = False,
+    late: bool = False,
+    blocks: int = BLOCKS,
 ) -> None:
-    dut = BlockQuantiser(blocks=BLOCKS, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=floor)
+    dut = BlockQuantiser(blocks=blocks, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=floor)
 
     async def bench(ctx: Any) -> None:
-        out, tops = await feed(ctx, dut, tokens, np.random.default_rng(seed), offer, grant)
+        ctx.set(dut.constants, constants)
+        out, tops = await feed(ctx, dut, tokens, np.random.default_rng(0), offer, grant, late)
         for token, got, top in zip(tokens, out, tops, strict=True):
-            want, want_top = expected(token, floor)
+            want, want_top = expected(token, floor, constants)
             assert top == want_top
             assert got == want
 
@@ -103,14 +134,16 @@ def check(
 
 
 @pytest.mark.parametrize(("offer", "grant"), [(1.0, 1.0), (0.4, 1.0), (1.0, 0.05), (0.5, 0.1)])
-def test_float32_tokens(offer: float, grant: float) -> None:
+@pytest.mark.parametrize("constants", [False, True])
+def test_float32_tokens(offer: float, grant: float, constants: bool) -> None:
     """One vector a token, of every kind: wide range, tiny, zero, subnormal, one element, ragged, full."""
     rng = np.random.default_rng(7)
     xs = [rng.standard_normal(n) * 2.0 ** rng.integers(-15, 10, n) for n in (100, 128, 1, 32, 33)]
     xs += [rng.standard_normal(70) * 2.0**-135, np.zeros(40), rng.standard_normal(64) * 2.0**127 / 8]
     xs += [np.array([2.0**-149]), (1 + (2 * np.arange(128) + 1) / 256) * -1.0, np.full(31, 1.999999)]
     xs[0][::7] = 0
-    check([[elements(x.astype(np.float32))] for x in xs], -126, offer, grant)
+    tokens = [[elements(x.astype(np.float32))] for x in xs]
+    check(tokens, -126, offer, grant, constants=constants, blocks=BLOCKS + constants)
 
 
 def test_every_tie_and_carry() -> None:
@@ -126,8 +159,10 @@ def test_every_tie_and_carry() -> None:
     check(tokens, -126)
 
 
+@pytest.mark.parametrize("constants", [False, True])
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("offer", [1.0, 0.5])
-def test_tokens_of_several_vectors(offer: float) -> None:
+def test_tokens_of_several_vectors(offer: float, late: bool, constants: bool) -> None:
     """h of several experts: each vector is filled up to a block, all share one largest exponent."""
     rng = np.random.default_rng(9)
 
@@ -145,9 +180,13 @@ def test_tokens_of_several_vectors(offer: float) -> None:
         [[(False, TOP_MIN, 0)] * 33, vector(31, -580, -560)],
         [[(False, TOP_MIN, 0)] * 20, [(False, TOP_MIN, 0)] * 64],
         [vector(96, 500, 570), vector(32, -600, -590)],
+        ALONE,
         [vector(33, -1, 1), vector(33, -1, 1)],
+        ALONE,
+        ALONE,
+        [vector(5, -1, 1)],
     ]
-    check(tokens, TOP_MIN, offer)
+    check(tokens, TOP_MIN, offer, late=late, constants=constants, blocks=2 * BLOCKS)
 
 
 def test_speed_and_grant() -> None:
@@ -156,8 +195,10 @@ def test_speed_and_grant() -> None:
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.i.valid, 1)
+        ctx.set(dut.vectors, 1)
+        ctx.set(dut.vectors_known, 1)
         for i in range(64):
-            ctx.set(dut.i.payload, {"number": {"top": i, "mag": 1 << 23}, "last": i == 63, "end": i == 63})
+            ctx.set(dut.i.payload, {"number": {"top": i, "mag": 1 << 23}, "last": i == 63})
             (ready,) = await clock(ctx, dut.i.ready)
             assert ready
         for _ in range(30):

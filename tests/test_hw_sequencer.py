@@ -1,4 +1,4 @@
-"""The sequencer's steps against five nested loops."""
+"""The sequencer's steps against four nested loops."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,9 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth_bench import clock, simulate
+from test_hw_macro_tile import DECODE, STEPS
 
+from hw.cim.macro import Decode
 from hw.pe.sequencer import Sequencer
 from sw_model.config import HardwareConfig
+from sw_model.formats import WEIGHT_FORMATS
+
+NAMES = {fmt.code: fmt.name for fmt in WEIGHT_FORMATS.values()}
+
+
+def number(value: Any) -> int:
+    return int(getattr(value, "value", value))
 
 
 def config(tiles: int) -> HardwareConfig:
@@ -20,20 +29,25 @@ def config(tiles: int) -> HardwareConfig:
 
 def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
     slots = -(-p["rows"] // tiles)
+    n_steps, words = STEPS[NAMES[p["format"]]]
     for slot in range(slots):
         for low in range(1 + p["wide"]):
             for block in range(p["blocks"]):
-                for plane in range(p["planes"]):
+                for step in range(n_steps):
                     at = slot * p["blocks"] + block
+                    # A word is read only in the first steps; afterwards its address stands behind the block.
                     yield {
-                        "word": p["word"] + at * p["planes"] + plane,
+                        "word": p["word"] + at * words + min(step, words),
                         "scale": p["scale"] + at,
                         "from_h": p["from_h"],
                         "bank": p["bank"],
                         "set": 1 + low if p["wide"] else 0,
                         "act": p["act"] + block,
-                        "first_plane": plane == 0,
-                        "last_plane": plane == p["planes"] - 1,
+                        "step": step,
+                        "decode": DECODE.get(NAMES[p["format"]], Decode.INTEGER).value,
+                        "read": step < words,
+                        "compute": NAMES[p["format"]] != "fp8" or step > 0,
+                        "last_step": step == n_steps - 1,
                         "first_block": block == 0 and not low,
                         "last_block": block == p["blocks"] - 1 and low == p["wide"],
                         "rows": min(tiles, p["rows"] - slot * tiles),
@@ -43,7 +57,7 @@ def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
 def random_pass(rng: np.random.Generator) -> dict[str, int]:
     return {
         "word": int(rng.integers(100)), "scale": int(rng.integers(30)), "rows": int(rng.integers(1, 10)),
-        "blocks": int(rng.integers(1, 4)), "planes": int(rng.choice([1, 2, 4])),
+        "blocks": int(rng.integers(1, 4)), "format": int(rng.integers(5)),
         "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)),
         "act": int(rng.integers(5)),
     }  # fmt: skip
@@ -55,7 +69,7 @@ def test_steps(tiles: int, offer: float, credit: float) -> None:
     rng = np.random.default_rng(tiles)
     dut = Sequencer(config(tiles))
     passes = [random_pass(rng) for _ in range(20)]
-    passes[3:6] = [{**passes[3], "rows": 1, "blocks": 1, "planes": 1, "wide": w} for w in (0, 1, 0)]
+    passes[3:6] = [{**passes[3], "rows": 1, "blocks": 1, "format": 0, "wide": w} for w in (0, 1, 0)]
     want = [s for p in passes for s in steps(p, tiles)]
     slots = sum(-(-p["rows"] // tiles) for p in passes)
 
@@ -73,9 +87,9 @@ def test_steps(tiles: int, offer: float, credit: float) -> None:
             assert can or not start, "a slot was started without credit"
             starts += start
             if valid:
-                got.append({k: int(o[k]) for k in want[0]})
+                got.append({k: number(o[k]) for k in want[0]})
                 valid_at.append(cycle)
-                new_slot = o.first_plane and o.first_block
+                new_slot = o.step == 0 and o.first_block
                 assert credited or not new_slot
             credited = can
             if offered and ready:
@@ -96,7 +110,7 @@ def test_steps(tiles: int, offer: float, credit: float) -> None:
 def test_no_pass_is_taken_while_one_runs() -> None:
     dut = Sequencer(config(2))
     a, b = (
-        {**random_pass(np.random.default_rng(s)), "rows": 4, "blocks": 2, "planes": 2, "wide": 0}
+        {**random_pass(np.random.default_rng(s)), "rows": 4, "blocks": 2, "format": 1, "wide": 0}
         for s in (1, 2)
     )
 
