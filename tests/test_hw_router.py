@@ -1,51 +1,28 @@
-"""Router components against the model's routing: scores, order, softmax, and all of it together."""
+"""Router components against the model's routing: order, groups, choice, softmax and sigmoid weights."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 from amaranth_bench import clock, simulate
-from test_hw_numerics import as_items, numbers
+from test_hw_numerics import numbers
 
+from hw.router.choice import SCORE_BITS, Choice
 from hw.router.exp2 import Exp2
-from hw.router.router import Router
-from hw.router.scores import ToLogit
+from hw.router.groups import GroupFilter
 from hw.router.topk import TopK
-from hw.router.weights import SoftmaxWeights
+from hw.router.weights import RoutingWeights
 from sw_model import golden
 from sw_model.config import HardwareConfig
-from sw_model.formats import MAG_BITS, Scaled, normalise
-from sw_model.golden import LOGIT_MAX
+from sw_model.formats import Scaled
+from sw_model.moe import RouterRule
+
+MOST = (1 << (SCORE_BITS - 1)) - 1
 
 
-def scaled(logits: np.ndarray) -> Scaled:
-    """Unpacked numbers whose logits (Q15.16) are exactly these; they must fit 24 bits."""
-    s = normalise(logits.astype(np.int64), -16)
-    assert np.array_equal(golden.to_logit(s), logits)
-    return s
-
-
-def test_to_logit() -> None:
-    """Every exponent of the range, saturation on both sides, ties of the rounding."""
-    rng = np.random.default_rng(1)
-    parts = [numbers(rng, 600, -20, 17), numbers(rng, 60, -600, 600)]
-    ties = rng.integers(-18, 15, 300)
-    drop = np.clip(MAG_BITS - 1 - 16 - ties, 0, 24)  # bits of the magnitude below 2**-16
-    mag = rng.integers(1 << 23, 1 << 24, 300) >> drop << drop | (1 << drop) >> 1 | 1 << 23
-    parts.append(Scaled(sign=rng.random(300) < 0.5, top=ties, mag=mag))
-    x = Scaled(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in ("sign", "top", "mag")})
-    want = golden.to_logit(x).tolist()
-    assert {LOGIT_MAX, -LOGIT_MAX, 0} <= set(want)
-    dut = ToLogit()
-
-    async def bench(ctx: Any) -> None:
-        got = []
-        for item in as_items(x) + [{"sign": 0, "top": 0, "mag": 0}] * dut.LATENCY:
-            ctx.set(dut.x, item)
-            got.append((await clock(ctx, dut.logit))[0])
-        assert got[dut.LATENCY :] == want
-
-    simulate(dut, bench)
+def config(**changes: int) -> HardwareConfig:
+    shape = {"tiles": 2, "words": 64, "scales": 64, "max_hidden": 32, "max_intermediate": 32}
+    return HardwareConfig(name="router", **{**shape, "max_experts": 12, "max_top_k": 4, **changes})
 
 
 def test_exp2() -> None:
@@ -70,11 +47,11 @@ def test_exp2() -> None:
 def test_topk(experts: int, k: int) -> None:
     """Random orders with ties and extremes, a gap now and then; at times fewer candidates than places."""
     rng = np.random.default_rng(experts + k)
-    dut = TopK(experts=experts, k=k)
+    dut = TopK(score_bits=SCORE_BITS, candidates=experts, k=k)
     pools = [
         lambda n: rng.integers(-3, 4, n),
-        lambda n: rng.integers(-LOGIT_MAX, LOGIT_MAX + 1, n),
-        lambda n: rng.choice([-LOGIT_MAX, LOGIT_MAX], n),
+        lambda n: rng.integers(-MOST, MOST + 1, n),
+        lambda n: rng.choice([-MOST, MOST], n),
         np.arange,
         lambda n: -np.arange(n),
     ]
@@ -90,123 +67,201 @@ def test_topk(experts: int, k: int) -> None:
             for e, score in enumerate(scores):
                 while rng.random() < 0.2:
                     ctx.set(dut.valid, 0)
-                    ctx.set(dut.score, LOGIT_MAX)
+                    ctx.set(dut.score, MOST)
                     await clock(ctx)
                 ctx.set(dut.valid, 1)
                 ctx.set(dut.score, score)
-                ctx.set(dut.expert, e)
+                ctx.set(dut.index, e)
                 await clock(ctx)
             ctx.set(dut.valid, 0)
             best = [ctx.get(dut.best[j]) for j in range(k)]
             order = sorted(range(n), key=lambda e: (-scores[e], e))[:k]
             assert [b.valid for b in best] == [1] * len(order) + [0] * (k - len(order))
-            assert [(b.score, b.expert) for b in best if b.valid] == [(scores[e], e) for e in order]
+            assert [(b.score, b.index) for b in best if b.valid] == [(scores[e], e) for e in order]
 
     simulate(dut, bench)
 
 
-def score_sets(rng: np.random.Generator, experts: int) -> list[np.ndarray]:
-    """Logits (Q15.16, 24 bits) from even to far apart; ties; both extremes."""
-    sets = [rng.integers(-(1 << s), 1 << s, experts) for s in (4, 10, 16, 17, 18, 19, 20, 22)]
-    sets += [np.zeros(experts, np.int64), np.full(experts, -5 << 16), np.arange(experts) << 16]
-    sets += [rng.choice([-(1 << 16), 0, 1 << 16], experts) for _ in range(4)]
-    apart = np.full(experts, -(1 << 30))
-    apart[int(rng.integers(experts))] = 1 << 30
-    return [*sets, apart]
+SCORES = [
+    lambda rng, n: rng.integers(-3, 4, n),
+    lambda rng, n: rng.integers(-MOST, MOST + 1, n),
+    lambda rng, n: rng.choice([-MOST, MOST], n),
+    lambda rng, n: np.zeros(n, dtype=np.int64),
+    lambda rng, n: rng.integers(0, 1 << 24, n),
+]
 
 
-@pytest.mark.parametrize("renormalise", [False, True], ids=["all", "chosen"])
-@pytest.mark.parametrize(("experts", "k"), [(8, 4), (5, 3), (16, 2), (1, 1)])
-def test_softmax_weights(experts: int, k: int, renormalise: bool) -> None:
-    """Also with fewer experts and a smaller k than built for, as the layer's registers say."""
-    rng = np.random.default_rng(experts)
-    dut = SoftmaxWeights(experts=experts, k=k)
+def random_rule(
+    rng: np.random.Generator, most_experts: int, most_k: int, **options: Any
+) -> tuple[int, RouterRule]:
+    """A number of experts and a rule over them."""
+    while True:
+        experts = int(rng.integers(1, most_experts + 1))
+        groups = int(rng.choice([g for g in range(1, 9) if experts % g == 0]))
+        top_groups = int(rng.integers(1, groups + 1))
+        top2 = experts // groups >= 2 and bool(rng.integers(2))
+        sigmoid = top2 or bool(rng.integers(2))
+        top_k = int(rng.integers(1, min(most_k, experts // groups * top_groups) + 1))
+        rule = RouterRule(
+            top_k=top_k,
+            renormalise=bool(rng.integers(2)),
+            scoring="sigmoid" if sigmoid else "softmax",
+            scale=float(rng.choice([1.0, 2.5, 16.0, 63.9, 0.01])),
+            groups=groups,
+            top_groups=top_groups,
+            group_score="top2" if top2 else "max",
+        )
+        if all(getattr(rule, name) == value for name, value in options.items()):
+            return experts, rule
+
+
+def groups_of(scores: np.ndarray, rule: RouterRule) -> set[int]:
+    """The chosen groups, in Python's integers."""
+    parts = [sorted(g, reverse=True) for g in scores.reshape(rule.groups, -1).tolist()]
+    score = [p[0] if rule.group_score == "max" else sum(p[:2]) for p in parts]
+    return set(sorted(range(rule.groups), key=lambda g: (-score[g], g))[: rule.top_groups])
+
+
+def test_group_filter() -> None:
+    rng = np.random.default_rng(3)
+    dut = GroupFilter(config(), SCORE_BITS)
 
     async def bench(ctx: Any) -> None:
-        ctx.set(dut.renormalise, renormalise)
-        for trial, scores in enumerate(score_sets(rng, experts)):
-            n = experts if trial % 2 else int(rng.integers(1, experts + 1))
-            used = int(rng.integers(1, min(k, n) + 1))
-            logits = scores[:n]
-            chosen, weights = golden.route(logits[None], used, renormalise)
-            for e, score in enumerate(logits.tolist()):
+        for trial in range(120):
+            experts, rule = random_rule(rng, 12, 4)
+            scores = SCORES[trial % len(SCORES)](rng, experts)
+            size = experts // rule.groups
+            ctx.set(dut.clear, 1)
+            await clock(ctx)
+            ctx.set(dut.clear, 0)
+            ctx.set(dut.top2, rule.group_score == "top2")
+            ctx.set(dut.top_groups, rule.top_groups)
+            for e, score in enumerate(scores.tolist()):
+                while rng.random() < 0.2:
+                    ctx.set(dut.valid, 0)
+                    ctx.set(dut.score, MOST)
+                    ctx.set(dut.group_last, 1)
+                    await clock(ctx)
+                ctx.set(dut.valid, 1)
                 ctx.set(dut.score, score)
-                ctx.set(dut.score_index, e)
-                ctx.set(dut.score_valid, 1)
+                ctx.set(dut.group_last, e % size == size - 1)
                 await clock(ctx)
-            ctx.set(dut.score_valid, 0)
-            ctx.set(dut.score, LOGIT_MAX)
-            for j in range(k):  # places beyond ``used`` hold other candidates
-                e = int(chosen[0, j]) if j < used else int(rng.integers(n))
-                ctx.set(dut.best[j], {"score": int(logits[e]), "expert": e, "valid": 1})
-            ctx.set(dut.experts, n)
-            ctx.set(dut.top_k, used)
-            ctx.set(dut.start, 1)
-            done, cycles = False, 0
+            ctx.set(dut.valid, 0)
+            for _ in range(dut.LATENCY - 1):
+                await clock(ctx)
+            chosen = ctx.get(dut.chosen)
+            assert {g for g in range(8) if chosen >> g & 1} == groups_of(scores, rule), (scores, rule)
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("max_k", [1, 4])
+def test_choice(max_k: int) -> None:
+    """Tokens one after the other; rows that are no experts' may follow the scores; gaps anywhere."""
+    rng = np.random.default_rng(max_k)
+    dut = Choice(config(max_top_k=max_k))
+
+    async def bench(ctx: Any) -> None:
+        for trial in range(120):
+            experts, rule = random_rule(rng, 12, max_k)
+            scores = SCORES[trial % len(SCORES)](rng, experts)
+            for name in ("groups", "top_groups"):
+                ctx.set(getattr(dut, name), getattr(rule, name))
+            ctx.set(dut.experts, experts)
+            ctx.set(dut.top2, rule.group_score == "top2")
+            more = int(rng.integers(3))
+            for e in range(experts + more):
+                while rng.random() < 0.2:
+                    ctx.set(dut.valid, 0)
+                    ctx.set(dut.last, 0)
+                    await clock(ctx)
+                ctx.set(dut.valid, e < experts)
+                ctx.set(dut.last, e == experts + more - 1)
+                ctx.set(dut.expert, e)
+                ctx.set(dut.score, int(scores[e]) if e < experts else MOST)
+                assert await clock(ctx, dut.done) == (0,)
+            ctx.set(dut.valid, 0)
+            ctx.set(dut.last, 0)
+            cycles, done = 0, 0
             while not done:
                 (done,) = await clock(ctx, dut.done)
-                ctx.set(dut.start, 0)
                 cycles += 1
-                assert cycles <= used + n * (not renormalise) + 21 * used + 10
-            got = [ctx.get(dut.weights[j]) for j in range(used)]
-            assert got == weights[0].tolist(), (logits.tolist(), used)
+                assert cycles <= experts + GroupFilter.LATENCY + 3
+            best = [ctx.get(dut.best[j]) for j in range(rule.top_k)]
+            assert all(b.valid for b in best)
+            got = [b.index for b in best]
+            assert got == golden.choose(scores[None], rule)[0].tolist(), (scores, rule)
+            assert [b.score for b in best] == scores[got].tolist()
 
     simulate(dut, bench)
 
 
-@pytest.mark.parametrize("max_k", [1, 2, 4])
-def test_router(max_k: int) -> None:
-    """Tokens one after the other with changing layers: experts, weights and gate as the model has them."""
-    rng = np.random.default_rng(max_k)
-    config = HardwareConfig(
-        name="router", tiles=2, words=64, scales=64, max_hidden=32, max_intermediate=32, max_experts=8,
-        max_top_k=max_k,
-    )  # fmt: skip
-    dut = Router(config)
+def rows_of(rng: np.random.Generator, n: int, trial: int) -> Scaled:
+    """Router rows from even to far apart, ties and saturated ones."""
+    rows = numbers(rng, n, *[(-3, 3), (-20, 0), (5, 20), (-2, 1)][trial % 4])
+    if trial % 5 == 0:
+        rows.mag[:], rows.top[:], rows.sign[:] = 1 << 23, trial % 7, trial % 2
+    return rows
+
+
+@pytest.mark.parametrize("max_k", [1, 3, 4])
+def test_routing_weights(max_k: int) -> None:
+    """Softmax and sigmoid, renormalised or not, scaled; every p on its way to the entropy."""
+    rng = np.random.default_rng(10 + max_k)
+    dut = RoutingWeights(config(max_top_k=max_k), SCORE_BITS)
 
     async def bench(ctx: Any) -> None:
-        for trial in range(36):
-            experts = config.max_experts if trial % 3 else int(rng.integers(1, 9))
-            top_k = int(rng.integers(1, min(max_k, experts) + 1))
-            renormalise, gated = bool(rng.integers(2)), bool(rng.integers(2))
-            rows = numbers(rng, experts + gated, *[(-3, 3), (-20, 0), (5, 20)][trial % 3])
-            if trial % 4 == 0:  # ties
-                rows.mag[:experts], rows.top[:experts], rows.sign[:experts] = (
-                    1 << 23,
-                    trial % 5,
-                    trial % 8 == 0,
-                )
-            logits = golden.to_logit(rows)[None, :experts]
-            chosen, weights = golden.route(logits, top_k, renormalise)
-            gate = golden.sigmoid(rows)[-1] if gated else 1 << 16
-            for name, value in (
-                ("experts", experts),
-                ("top_k", top_k),
-                ("renormalise", renormalise),
-                ("shared_gated", gated),
-            ):
-                ctx.set(getattr(dut, name), value)
-            for r, number in enumerate(as_items(rows)):
-                while rng.random() < 0.3:
-                    ctx.set(dut.i.valid, 0)
-                    await clock(ctx)
-                ctx.set(dut.i.payload, {"number": number, "last": r == experts + gated - 1})
-                ctx.set(dut.i.valid, 1)
-                await clock(ctx)
-            ctx.set(dut.i.valid, 0)
-            for _ in range(200):
-                (done,) = await clock(ctx, dut.done)
-                if done:
-                    break
-            for _ in range(int(rng.integers(4))):
-                assert await clock(ctx, dut.done) == (1,)
-            route = ctx.get(dut.route)
-            assert [route.expert[j] for j in range(top_k)] == chosen[0].tolist()
-            assert [route.weight[j] for j in range(top_k)] == weights[0].tolist()
-            assert route.shared == gate
-            ctx.set(dut.ack, 1)
+        for trial in range(60):
+            experts, rule = random_rule(rng, 12, max_k, groups=1)
+            rows = rows_of(rng, experts, trial)
+            part = Scaled(sign=rows.sign[None], top=rows.top[None], mag=rows.mag[None])
+            routing = golden.route(part, rule, None)
+            sigmoid, everyone = rule.scoring == "sigmoid", bool(trial % 2)
+            logits = golden.to_fixed(rows, golden.LOGIT_FRACTION)
+            values = golden.sigmoid(rows) if sigmoid else logits
+            for name in ("renormalise", "top_k"):
+                ctx.set(getattr(dut, name), getattr(rule, name))
+            ctx.set(dut.experts, experts)
+            ctx.set(dut.sigmoid, sigmoid)
+            ctx.set(dut.scale, golden.fixed_scale(rule.scale))
+            ctx.set(dut.everyone, everyone)
+            ctx.set(dut.restart, 1)
             await clock(ctx)
-            ctx.set(dut.ack, 0)
-            assert await clock(ctx, dut.done) == (0,)
+            ctx.set(dut.restart, 0)
+            for e, value in enumerate(values.tolist()):
+                ctx.set(dut.value, value)
+                ctx.set(dut.expert, e)
+                ctx.set(dut.valid, 1)
+                await clock(ctx)
+                while rng.random() < 0.2:
+                    ctx.set(dut.valid, 0)
+                    ctx.set(dut.value, (1 << 31) - 1)
+                    await clock(ctx)
+            ctx.set(dut.valid, 0)
+            for j in range(max_k):  # places beyond ``top_k`` hold anything
+                e = int(routing.experts[0, j]) if j < rule.top_k else int(rng.integers(12))
+                ctx.set(dut.best[j], {"score": int(rng.integers(100)), "index": e, "valid": 1})
+            ctx.set(dut.start, 1)
+            done, cycles, heard, told = False, 0, [], 0
+            while not done:
+                done, valid, p, far, all_told = await clock(
+                    ctx, dut.done, dut.p_valid, dut.p, dut.distance, dut.p_done
+                )
+                told += all_told
+                if valid:
+                    assert not told
+                    heard.append((p, far))
+                ctx.set(dut.start, 0)
+                cycles += 1
+                assert cycles <= rule.top_k + experts + 21 * rule.top_k + 10
+            weights = [ctx.get(dut.weights[j]) for j in range(rule.top_k)]
+            assert weights == routing.weights[0].tolist(), (logits.tolist(), rule)
+            assert told == 1
+            if not sigmoid and (everyone or not rule.renormalise):
+                distance = logits.max() - logits
+                want = zip(golden.exp2_neg(distance), np.minimum(distance >> 8, (1 << 14) - 1), strict=True)
+                assert heard == list(want)
+            else:
+                assert heard == []
 
     simulate(dut, bench)
