@@ -5,7 +5,19 @@ import sys
 
 import typer
 
-from expertile.commands import bench, demo, evaluate, fpga, generate, inspect, layer, verilog
+from expertile.commands import (
+    bench,
+    calibrate,
+    demo,
+    evaluate,
+    fpga,
+    gate_study,
+    generate,
+    inspect,
+    layer,
+    trace,
+    verilog,
+)
 from expertile.output import Mismatch
 from sw_model.errors import ExpertileError
 
@@ -21,6 +33,9 @@ app.command("inspect")(inspect.command)
 app.command("layer")(layer.command)
 app.command("generate")(generate.command)
 app.command("eval")(evaluate.command)
+app.command("calibrate")(calibrate.command)
+app.command("trace")(trace.command)
+app.command("gate-study")(gate_study.command)
 app.command("verilog")(verilog.command)
 app.command("fpga")(fpga.command)
 app.command("demo")(demo.command)

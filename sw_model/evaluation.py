@@ -18,7 +18,7 @@ import numpy as np
 from sw_model.decoder import Decoder
 from sw_model.errors import ExpertileError
 
-__all__ = ["Score", "default_texts", "evaluate", "read_texts", "score_text"]
+__all__ = ["Score", "default_texts", "documents", "evaluate", "read_texts", "score_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,20 +130,20 @@ def default_texts(root: Path, limit: int | None = None) -> dict[str, list[bytes]
     """
     corpus = sorted((root / "build" / "corpus" / "test").glob("*.txt"))
     if corpus:
-        return {path.stem: _documents(path, limit) for path in corpus}
+        return {path.stem: documents(path, limit) for path in corpus}
     excerpts = sorted((root / "models" / "base" / "heldout").glob("*.txt"))
     if not excerpts:
         raise ExpertileError(f"no held-out text in {root}: give files with --text")
     return read_texts(excerpts, limit)
 
 
-def _documents(path: Path, limit: int | None) -> list[bytes]:
+def documents(path: Path, limit: int | None = None) -> list[bytes]:
     """The documents of one file of the built corpus, NUL between them, as far as ``limit`` bytes go."""
-    documents, room = [], limit
+    kept, room = [], limit
     for text in path.read_bytes().split(b"\0"):
         piece = text[:room]
         if len(piece) > 1:
-            documents.append(piece)
+            kept.append(piece)
         if room is not None:
             room -= len(piece)
-    return documents
+    return kept

@@ -25,9 +25,6 @@ __all__ = ["GateFile", "dump", "load", "unigram_information"]
 
 FORMAT = 1
 MOST_DOMAINS = 128  # what a tag of the side band can say
-_INTEGERS = ("phi", "psi", "info", "entropy", "density", "lam")
-_TABLES = ("cost", "miss")
-_ROWS = ("density_row", "fallback")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +121,9 @@ def _parse(data: Any) -> GateFile:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ExpertileError(f"not a gate file of format {FORMAT}")
     names = data.get("domains")
-    known = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    if not known or not 1 <= len(names) <= MOST_DOMAINS or len(set(names)) < len(names):
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ExpertileError("domains must be a list of names")
+    if not 1 <= len(names) <= MOST_DOMAINS or len(set(names)) < len(names):
         raise ExpertileError(f"domains must be 1 to {MOST_DOMAINS} different names")
     target = data.get("target")
     if isinstance(target, bool) or not isinstance(target, int | float) or not 0 <= target <= MAX_TAU:
@@ -171,22 +169,30 @@ def _layer(where: str, value: Any, domains: int) -> Gate:
     tau, bias = table("tau", 1), table("domain_bias", 2)
     if len(tau) > MAX_TAU:
         raise ExpertileError(f"{where}: at most {MAX_TAU} thresholds tau")
-    tables = {name: table(name, 1) for name in _TABLES}
-    rows = {name: row(name, 1) for name in _ROWS} | {"domain_rows": row("domain_rows", 2)}
+    cost, miss = table("cost", 1), table("miss", 1)
+    density_row, fallback, domain_rows = row("density_row", 1), row("fallback", 1), row("domain_rows", 2)
     experts = bias.shape[1]
-    if len(bias) != domains or (rows["domain_rows"] is not None and len(rows["domain_rows"]) != domains):
+    if len(bias) != domains or (domain_rows is not None and len(domain_rows) != domains):
         raise ExpertileError(f"{where}: its domain tables must have {domains} rows, one a domain")
-    if any(len(t) != experts for t in tables.values()):
+    if len(cost) != experts or len(miss) != experts:
         raise ExpertileError(f"{where}: domain_bias, cost and miss must agree on the number of experts")
-    if len({r.shape[-1] for r in rows.values() if r is not None}) > 1:
+    if len({r.shape[-1] for r in (density_row, fallback, domain_rows) if r is not None}) > 1:
         raise ExpertileError(f"{where}: its rows must agree on the hidden size")
     return Gate(
         tau=tuple(tau.tolist()),
         cap=integer("cap", 0, 255),
+        phi=integer("phi", Q_MIN, Q_MAX),
+        psi=integer("psi", Q_MIN, Q_MAX),
+        info=integer("info", Q_MIN, Q_MAX),
+        entropy=integer("entropy", Q_MIN, Q_MAX),
+        density=integer("density", Q_MIN, Q_MAX),
+        lam=integer("lam", Q_MIN, Q_MAX),
         domain_bias=bias,
-        **{name: integer(name, Q_MIN, Q_MAX) for name in _INTEGERS},
-        **tables,
-        **rows,
+        cost=cost,
+        miss=miss,
+        density_row=density_row,
+        domain_rows=domain_rows,
+        fallback=fallback,
     )
 
 

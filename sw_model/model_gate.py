@@ -235,7 +235,7 @@ def by_domain(names: Sequence[str], batch: Batch, cost: Sequence[np.ndarray]) ->
     """Bits per byte of each domain."""
     of = np.array(batch.domains)
     return {
-        name: float(np.mean(np.concatenate([cost[i] for i in np.flatnonzero(of == g)])))
+        name: float(np.mean(np.concatenate([cost[i] for i in np.flatnonzero(of == g).tolist()])))
         for g, name in enumerate(names)
     }
 

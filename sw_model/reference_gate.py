@@ -58,7 +58,8 @@ def decide(
     absent = np.zeros(layer.n_experts) if resident is None else np.where(resident, 0, gate.miss)
     cost = (gate.cost + absent) / UNIT
     worth = u + gate.density / UNIT * density[:, None] - gate.lam / UNIT * cost[experts]
-    fails = [rank >= allowed[:, None], u < _threshold(gate.phi), worth < _threshold(gate.psi), rank >= gate.cap]
+    quiet, poor = u < _threshold(gate.phi), worth < _threshold(gate.psi)
+    fails = [rank >= allowed[:, None], quiet, poor, rank >= gate.cap]
     removed = np.zeros(experts.shape, dtype=np.int64)
     for level in range(len(fails), 0, -1):
         removed[fails[level - 1]] = level

@@ -1,0 +1,177 @@
+"""calibrate, trace and gate-study on a tiny checkpoint, and --gate on the other commands."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_cli import refused, run
+
+from sw_model import golden
+from sw_model.checkpoint import Checkpoint
+from sw_model.config import load_config
+from sw_model.gate import SideBand
+from sw_model.gate_file import load
+from sw_model.quantised import quantise
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("texts"), np.random.default_rng(6)
+    for name, first in (("low", 40), ("high", 90)):
+        (folder / f"{name}.txt").write_bytes(rng.integers(first, first + 30, 600).astype(np.uint8).tobytes())
+    return [folder / "low.txt", folder / "high.txt"]
+
+
+@pytest.fixture(scope="module")
+def common(tiny_checkpoint):
+    return "--checkpoint", tiny_checkpoint, "--config", "tiny"
+
+
+@pytest.fixture(scope="module")
+def gate(common, texts, tmp_path_factory):
+    path = tmp_path_factory.mktemp("gate") / "gate.json"
+    options = ("--text", texts[0], "--text", texts[1], "--max-bytes", 300, "-o", path)
+    assert run("calibrate", *common, *options) == 0
+    return path
+
+
+def test_calibrate_text(gate, tiny_checkpoint):
+    got = load(gate)
+    assert (got.domains, got.target, sorted(got.layers)) == (("low", "high"), 1.2, [0, 1])
+    assert got.achieved["mean_experts"] == pytest.approx(1.2, abs=0.3)
+    assert set(got.achieved["layers"]["0"]) == {"mean_experts", "p_empty", "removed_by_level", "sqnr_db"}
+    assert got.achieved["bits_per_byte"]["mean"]["gated"] > 0
+    config = load_config("tiny")
+    quantise(Checkpoint.open(tiny_checkpoint).moe_layer(1), "int8", config, gate=got.gate(1))
+
+
+def test_calibrate_prints(common, texts, tmp_path, capsys):
+    options = ("--text", texts[0], "--max-bytes", 120, "--target-experts", 0.8, "-o", tmp_path / "g.json")
+    assert run("calibrate", *common, *options) == 0
+    shown = capsys.readouterr().out
+    assert "mean experts" in shown and "P(empty)" in shown and "bits per byte" in shown
+    assert load(tmp_path / "g.json").layers[0].domain_rows is None  # one text: one domain
+
+
+def test_calibrate_activations(common, tmp_path):
+    x = np.random.default_rng(3).standard_normal((400, 64)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    options = ("--activations", tmp_path / "x.npy", "--layer", 1, "-o", tmp_path / "g.json")
+    assert run("calibrate", *common, *options) == 0
+    got = load(tmp_path / "g.json")
+    assert list(got.layers) == [1] and got.information is None
+    assert got.achieved["mean_experts"] == pytest.approx(1.2, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("--target-experts", 3), "top_k of 2"),
+        (("--activations", "none.npy"), "no such file"),
+        (("--layer", 0), "--activations"),
+        (("--text", "none.txt"), "cannot be read"),
+        (("--density", "none.safetensors"), "cannot be read"),
+        (("--format", "auto"), "name it"),
+    ],
+)
+def test_calibrate_refuses(common, texts, tmp_path, capsys, options, match):
+    text = () if "--activations" in options or "--text" in options else ("--text", texts[0])
+    code = run("calibrate", *common, *text, "--max-bytes", 64, *options, "-o", tmp_path / "g.json")
+    refused(capsys, tmp_path, code, match)
+
+
+@pytest.mark.parametrize("engine", ["reference", "golden"])
+def test_layer_with_a_gate(common, gate, tiny_checkpoint, tmp_path, engine):
+    x = np.random.default_rng(3).standard_normal((60, 64)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    files = ("--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy", "--json", tmp_path / "o.json")
+    assert run("layer", *common, "--layer", 0, *files, "--gate", gate, "--engine", engine) == 0
+    report = json.loads((tmp_path / "o.json").read_text())
+    config, moe = load_config("tiny"), Checkpoint.open(tiny_checkpoint).moe_layer(0)
+    want = golden.run(quantise(moe, "int8", config, gate=load(gate).gate(0)), x, config, SideBand.empty(60))
+    kept = want.decisions.kept
+    near = {"abs": 0} if engine == "golden" else {"abs": 0.05}  # float and integers tip at thresholds
+    assert report["mean_experts"] == pytest.approx(kept.sum() / 60, **near)
+    assert report["p_empty"] == pytest.approx((~kept.any(axis=1)).mean(), **near)
+    assert list(report["removed_by_level"]) == ["density", "domain", "cost", "cap"]
+    if engine == "golden":
+        assert sum(report["removed_by_level"].values()) == 120 - kept.sum()
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want.y)
+
+
+def test_generate_and_eval_with_a_gate(common, gate, texts, tmp_path):
+    options = ("--prompt", "Once", "--tokens", 4, "--gate", gate, "--json", tmp_path / "g.json")
+    assert run("generate", *common, *options) == 0
+    report = json.loads((tmp_path / "g.json").read_text())
+    assert 0 < report["mean_experts"] < 2 and sum(report["removed_by_level"].values()) > 0
+    options = ("--text", texts[0], "--max-bytes", 60, "--gate", gate, "--json", tmp_path / "e.json")
+    assert run("eval", *common, *options) == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert 0 < report["mean_experts"] < 2 and report["p_empty"] < 1
+    assert run("eval", *common, *options[:4], "--json", tmp_path / "e.json") == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert (report["mean_experts"], report["p_empty"], report["removed_by_level"]) == (2, None, None)
+
+
+@pytest.mark.parametrize("wrong", ["", "REMOVED_COST", "EMPTY_TOKENS"])
+def test_hardware_counters_must_agree(common, gate, tmp_path, capsys, monkeypatch, wrong):
+    def open_engine(name, layer, config, **_):
+        def run_gated(x, side):
+            want = golden.run(layer, x, config, side)
+            counters = want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
+            counters |= {"BUSY_CYCLES": 10, "NIBBLE_PASSES": 20}
+            counters |= {wrong: -1} if wrong else {}
+            return SimpleNamespace(y=want.y, experts=None, counters=counters)
+
+        return SimpleNamespace(run=run_gated, close=lambda: None)
+
+    monkeypatch.setattr("sim.engines.open_engine", open_engine)
+    options = ("--prompt", "Once", "--tokens", 2, "--gate", gate, "--engine", "verilator")
+    assert run("generate", *common, *options) == (1 if wrong else 0)
+    assert (f"differ in counter {wrong}: -1, not" in capsys.readouterr().err) == bool(wrong)
+
+
+def test_a_gate_of_another_model(gate, tmp_path, capsys, make_checkpoint):
+    folder = make_checkpoint(num_experts=4)
+    options = ("--config", "tiny", "--gate", gate, "--prompt", "ab", "--tokens", 1)
+    refused(
+        capsys, tmp_path, run("generate", "--checkpoint", folder, *options), "gate: domain_bias has shape"
+    )
+
+
+def test_trace(common, gate, texts, tmp_path):
+    options = ("--gate", gate, "--text", texts[0], "--text", texts[1], "--max-bytes", 40, "-o", tmp_path)
+    assert run("trace", *common, *options) == 0
+    with (tmp_path / "trace.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 41  # layers, texts, bytes and the beginning
+    assert {row["text"] for row in rows} == {"low", "high"} == {row["domain"] for row in rows}
+    assert {row["removed_2"] for row in rows} >= {"", "cost"}
+    assert float(rows[5]["weight_1"]) + float(rows[5]["weight_2"]) == pytest.approx(1, abs=1e-4)
+    for name in ("experts.png", "text-low.png", "text-high.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "trace.html").read_text()
+    assert page.count("<h2>layer") == 2 and "removed by cost" in page
+
+
+def test_trace_of_a_prompt(common, gate, tmp_path, capsys):
+    assert run("trace", *common, "--gate", gate, "--prompt", 'a <b>, "c"', "-o", tmp_path / "out") == 0
+    with (tmp_path / "out" / "trace.csv").open(newline="") as file:
+        assert "".join(row["character"] for row in csv.DictReader(file))[1:11] == 'a <b>, "c"'
+    assert "&lt;" in (tmp_path / "out" / "trace.html").read_text()
+    capsys.readouterr()
+    code = run("trace", *common, "--gate", gate, "--prompt", "a", "-o", tmp_path / "none")
+    assert code == 2 and "two bytes" in capsys.readouterr().err
+
+
+def test_gate_study(common, texts, tmp_path):
+    options = ("--text", texts[0], "--text", texts[1], "--max-bytes", 90, "-o", tmp_path)
+    assert run("gate-study", *common, *options) == 0
+    report = json.loads((tmp_path / "gate-study.json").read_text())
+    assert report["top_k"]["mean_experts"] == 2 and report["first"]["mean_experts"] == 1
+    means = [row["mean_experts"] for row in report["curve"]]
+    assert means == sorted(means) and len(means) == 7
+    assert report["ablation"]["level 3 off"]["mean_experts"] > 1.8
+    assert (tmp_path / "gate-study.png").read_bytes().startswith(b"\x89PNG")
