@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sim_layers import Case, random_quantised, random_tokens
+from random_layers import random_tokens
+from sim_layers import Case, random_quantised
 
 from hw.boards import flow, ulx3s
 from hw.host.frames import Decoder, Frame, Kind, encode
 from hw.host.registers import ID_VALUE, address
-from sim.build import without_zeros
 from sim.tools import sim_environment, verilator
 from sw_model import compiler, golden
+from sw_model.compiler import NARROW
 from sw_model.config import HardwareConfig
 
 pytestmark = pytest.mark.sim
@@ -56,7 +57,7 @@ def load(script: Script, image: compiler.Image) -> None:
     room = CONFIG.max_hidden // 4 - 1  # beats of data a frame
     for packet in image.packets():
         header, data = packet[0].tolist(), packet[1:]
-        entries = 4 if header[0] >> 16 else 1  # addresses a beat
+        entries = 4 if header[0] >> 16 in NARROW else 1  # addresses a beat
         for at in range(0, len(data), room):
             beats = data[at : at + room]
             start = [header[0], header[1] + at * entries, 0, 0]
@@ -66,8 +67,6 @@ def load(script: Script, image: compiler.Image) -> None:
 
 def play(script: Script, work: Path) -> list[Frame]:
     flow.write_verilog(ulx3s.ULX3S_85F, CONFIG, None, work)
-    core = work / flow.SOURCES[0]
-    core.write_text(without_zeros(core.read_text()))
     (work / "in.hex").write_text("\n".join(script.lines) + "\n")
     bench = Path(__file__).with_name("board_bench.v")
     build = [str(verilator()), "--binary", "--timing", "--x-initial", "unique", "--top-module", "bench"]
@@ -84,9 +83,9 @@ def play(script: Script, work: Path) -> list[Frame]:
 
 def test_a_layer_through_the_serial_line(tmp_path, monkeypatch):
     monkeypatch.setattr(ulx3s, "BAUD", ulx3s.CLOCK_MHZ * 1e6 / 8)  # as the bench has it
-    case = Case(fmt="int4", hidden=32, intermediate=32, experts=2, top_k=1)
+    case = Case(fmt="int4", shape={"hidden": 32, "experts": 2, "top_k": 1})
     layer = random_quantised(case, CONFIG, seed=3)
-    x = random_tokens(2, case.hidden, seed=4)
+    x = random_tokens(np.random.default_rng(4), 2, case.hidden)
     want = golden.run(layer, x, CONFIG).y
 
     script = Script()
