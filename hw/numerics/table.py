@@ -26,7 +26,7 @@ class Table(wiring.Component):
     Latency: ``LATENCY`` moves. Throughput: one a move. Equals calling ``table``.
     """
 
-    LATENCY = 2
+    LATENCY = 4
 
     def __init__(self, table: LinearTable) -> None:
         self._table = table
@@ -40,12 +40,20 @@ class Table(wiring.Component):
         segments = [{"base": b, "slope": s} for b, s in zip(t.base, t.slope, strict=True)]
         m.submodules.rom = rom = Memory(shape=entry, depth=len(segments), init=segments)
         segment = rom.read_port()
-        fraction = Signal(t.frac_bits, reset_less=True)
         half = 1 << (t.frac_bits - 1)
+        # Memory, its output register, product, sum: a stage each.
+        fraction = [Signal(t.frac_bits, name=f"fraction{i}", reset_less=True) for i in range(2)]
+        held = Signal(entry, reset_less=True)
+        base = Signal(t.out_bits, reset_less=True)
+        product = Signal(signed(slope_bits + t.frac_bits + 1), reset_less=True)
         m.d.comb += [segment.addr.eq(self.arg[t.frac_bits :]), segment.en.eq(self.move)]
         with m.If(self.move):
             m.d.sync += [
-                fraction.eq(self.arg[: t.frac_bits]),
-                self.y.eq(segment.data.base + ((segment.data.slope * fraction + half) >> t.frac_bits)),
+                fraction[0].eq(self.arg[: t.frac_bits]),
+                fraction[1].eq(fraction[0]),
+                held.eq(segment.data),
+                base.eq(held.base),
+                product.eq(held.slope * fraction[1]),
+                self.y.eq(base + ((product + half) >> t.frac_bits)),
             ]
         return m
