@@ -46,7 +46,7 @@ _GATE_REGISTERS = {
     "psi": "PSI",
     "cap": "CAP",
 }
-_EVENTS = ("active", "active_rows", "reads", "computes")
+_EVENTS = ("active", "active_rows", "reads", "computes", "routed")
 
 
 def _integers(limbs: np.ndarray) -> list[int]:
@@ -69,7 +69,7 @@ class MoELayer(wiring.Component):
     x, y : streams of binary32 elements, ``last`` at the end of a token
     side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
-    busy, active, active_rows, reads, computes, expert_used, removed, removed_valid, empty,
+    busy, active, active_rows, reads, computes, routed, expert_used, removed, removed_valid, empty,
         token_done : events for the counters
 
     The next token is taken in and quantised while this one is computed.

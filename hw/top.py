@@ -127,6 +127,8 @@ class Top(wiring.Component):
                 )
             },
             "WORD_READS": Mux(core.reads, core.active_rows, 0),
+            "ROUTED_CYCLES": core.routed,
+            "ROUTED_READS": Mux(core.reads & core.routed, core.active_rows, 0),
             "NIBBLE_PASSES": Mux(core.computes, core.active_rows, 0),
         }
         for name in COUNTERS:

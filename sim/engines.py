@@ -31,7 +31,7 @@ class EngineResult:
     experts : int [T, k] by falling logit, or None where the engine does not tell (the hardware)
     counters : of this run; all registers of ``hw.host.registers.COUNTERS`` from the hardware, and from the
         golden model those that are properties of the work: TOKENS, EXPERTS_USED, WORD_READS,
-        NIBBLE_PASSES
+        NIBBLE_PASSES, ROUTED_READS
     """
 
     y: np.ndarray
@@ -94,6 +94,7 @@ class _Golden(Engine):
             "EXPERTS_USED": stats.experts_used,
             "WORD_READS": stats.word_reads,
             "NIBBLE_PASSES": stats.nibble_passes,
+            "ROUTED_READS": stats.routed_reads,
             **stats.removed,
         }
         return EngineResult(y=result.y, experts=result.experts, counters=counters)

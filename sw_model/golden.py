@@ -63,6 +63,7 @@ class Stats:
     macs: int
     nibble_passes: int
     word_reads: int
+    routed_reads: int
     removed: dict[str, int]
 
 
@@ -381,14 +382,12 @@ def _stats(
         total += tokens * (cost(layer.shared.gate_up) + cost(layer.shared.down))
     if layer.fallback is not None:
         total += alone * cost(layer.fallback)
+    routed = np.zeros_like(total)
     for e, count in zip(*np.unique(experts[kept], return_counts=True), strict=True):
-        total += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
-    macs, passes, reads = (int(n) for n in total)
-    counts = (
-        np.zeros(5, dtype=np.int64)
-        if decisions is None
-        else np.bincount(decisions.removed.ravel(), minlength=5)
-    )
+        routed += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
+    macs, passes, reads = (int(n) for n in total + routed)
+    removals = np.zeros(0, dtype=np.int64) if decisions is None else decisions.removed.ravel()
+    counts = np.bincount(removals, minlength=len(REMOVED) + 1)
     removed = {name: int(n) for name, n in zip(REMOVED, counts[1:], strict=True)}
     removed["EMPTY_TOKENS"] = int((~kept.any(axis=1)).sum())
     return Stats(
@@ -397,5 +396,6 @@ def _stats(
         macs=macs,
         nibble_passes=passes,
         word_reads=reads,
+        routed_reads=int(routed[2]),
         removed=removed,
     )

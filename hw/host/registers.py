@@ -143,6 +143,8 @@ _COUNTED = (
     ("REMOVED_COST", "Candidates that level 3 of the gate removed."),
     ("REMOVED_CAP", "Candidates over the gate's cap."),
     ("WORD_READS", "Macro words read for matrix rows, over all tiles."),
+    ("ROUTED_CYCLES", "Cycles in which the array works for a routed expert."),
+    ("ROUTED_READS", "Macro words read for rows of routed experts, over all tiles."),
     ("NIBBLE_PASSES", "Words multiplied (32 nibble MACs each) for matrix rows, over all tiles."),
 )
 

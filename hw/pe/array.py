@@ -65,7 +65,7 @@ class PeArray(wiring.Component):
     act, act_shift : the block for ``step``, ``Tile.ACT_AT`` cycles later
     o : stream of rows (:func:`row_layout`)
     active : every tile computes; ``active_rows``: of how many tiles it is a row of the matrix; ``reads``,
-        ``computes``: a word is read, a nibble is multiplied
+        ``computes``: a word is read, a nibble is multiplied; ``routed``: for a routed expert
     load : weight loading: tile, address, a word or a scale entry
 
     Latency: ``Tile.LATENCY`` + 3 from a row's last word to its first result. Throughput: a word a cycle and
@@ -96,6 +96,7 @@ class PeArray(wiring.Component):
                 "active_rows": Out(range(config.tiles + 1)),
                 "reads": Out(1),
                 "computes": Out(1),
+                "routed": Out(1),
                 "load_tile": In(tile_bits),
                 "load_addr": In(32),
                 "load_word": In(128),
@@ -122,6 +123,7 @@ class PeArray(wiring.Component):
             self.active_rows.eq(sequencer.o.rows),
             self.reads.eq(sequencer.o_valid & sequencer.o.read),
             self.computes.eq(sequencer.o_valid & sequencer.o.compute),
+            self.routed.eq(sequencer.o_valid & sequencer.o.routed),
         ]
 
         # One shared delay line times the tiles' controls.

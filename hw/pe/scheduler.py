@@ -184,7 +184,7 @@ class Scheduler(wiring.Component):
             with m.State("UP_CONTEXT"):
                 m.next = "UP"
             with m.State("UP"):
-                m.d.comb += gate_up(layer.INTERMEDIATE)
+                m.d.comb += [*gate_up(layer.INTERMEDIATE), job.routed.eq(1)]
                 with m.If(issued):
                     m.d.comb += self.expert_used.eq(1)
                     m.d.sync += rank.eq(rank + 1)
@@ -222,6 +222,7 @@ class Scheduler(wiring.Component):
                 m.next = "DOWN"
             with m.State("DOWN"):
                 m.d.comb += down(layer.INTERMEDIATE, weight, ~shared & (rank == 0), last_rank)
+                m.d.comb += job.routed.eq(1)
                 with m.If(issued):
                     m.d.sync += [h_at.eq(h_at + blocks(layer.INTERMEDIATE, biased)), rank.eq(rank + 1)]
                     m.next = "DOWN_CONTEXT"

@@ -15,6 +15,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
 
     from_h : activations are the h of an expert (else those of the token)
     wide : INT16 activations, that is the blocks twice, high bytes then low bytes
+    routed : it is a routed expert's (for the counters)
     """
     return data.StructLayout(
         {
@@ -25,6 +26,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "format": 3,
             "from_h": 1,
             "wide": 1,
+            "routed": 1,
             "bank": 1,
             "act": 16,
         }
@@ -42,6 +44,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "word": (config.words - 1).bit_length(),
             "scale": (config.scales - 1).bit_length(),
             "from_h": 1,
+            "routed": 1,
             "bank": 1,
             "set": 2,
             "act": 16,
@@ -117,6 +120,7 @@ class Sequencer(wiring.Component):
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.from_h.eq(job.from_h),
+            self.o.routed.eq(job.routed),
             self.o.bank.eq(job.bank),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
