@@ -30,26 +30,25 @@ def printable(byte: int) -> str:
 
 
 def curve(report: Mapping[str, Any], file: IO[bytes]) -> None:
-    """Bits per byte against mean experts of a gate study."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    rows = report["curve"]
-    axes.errorbar(
-        [r["mean_experts"] for r in rows],
-        [r["bits_per_byte"] for r in rows],
-        yerr=[r["error"] for r in rows],
-        marker="o",
-        capsize=3,
-        label="gate, by target",
-    )
-    for name, key, marker in (("all candidates", "top_k", "s"), ("first choice alone", "first", "^")):
-        axes.plot(report[key]["mean_experts"], report[key]["bits_per_byte"], marker, ms=8, label=name)
-    axes.set_xlabel("mean routed experts a token")
-    axes.set_ylabel("bits per byte, held out")
-    axes.set_title("Quality against experts; bars: error of the difference to all candidates", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(file, format="png", dpi=120)
+    """A gate study: bits per byte against mean experts, and what is lost where hardly anything is."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    whole, close = figure.subplots(1, 2)
+    near = [r for r in report["curve"] if r["mean_experts"] > 0.95] or report["curve"]
+    for axes, rows, key in ((whole, report["curve"], "bits_per_byte"), (close, near, "over_top_k")):
+        mean, value = [r["mean_experts"] for r in rows], [r[key] for r in rows]
+        error = [r["error"] for r in rows]
+        axes.errorbar(mean, value, yerr=error, marker="o", capsize=3, label="gate, by target")
+        first, top = report["first"], report["top_k"]
+        axes.errorbar(
+            first["mean_experts"], first[key], first["error"], fmt="^", capsize=3, label="first choice alone"
+        )
+        axes.plot(top["mean_experts"], top[key], "s", label="all candidates")
+        axes.set_xlabel("mean routed experts a token")
+        axes.grid(alpha=0.3)
+    whole.set_ylabel("bits per byte, held out")
+    close.set_ylabel("bits per byte over all candidates")
+    whole.legend()
+    figure.savefig(file, format="png", dpi=110)
 
 
 def coloured_text(

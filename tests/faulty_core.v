@@ -9,6 +9,7 @@ module expertile_top(
   input [11:0] s_axil_araddr, input [2:0] s_axil_arprot, input s_axil_arvalid, output s_axil_arready,
   output [31:0] s_axil_rdata, output [1:0] s_axil_rresp, output reg s_axil_rvalid, input s_axil_rready,
   input [31:0] s_axis_x_tdata, input s_axis_x_tvalid, output s_axis_x_tready, input s_axis_x_tlast,
+  input [15:0] s_axis_x_tuser,
   input [127:0] s_axis_w_tdata, input s_axis_w_tvalid, output s_axis_w_tready, input s_axis_w_tlast,
   output [31:0] m_axis_y_tdata, output m_axis_y_tvalid, input m_axis_y_tready, output m_axis_y_tlast
 );

@@ -121,13 +121,13 @@ def test_reset_in_the_middle_of_a_weight_packet(config: HardwareConfig) -> None:
             engine.core.advance(cycles)
             engine.core.reset()
             engine.driver.load(image)
-            check(engine, random_tokens(2, LEFT.hidden, seed=15))
+            check(engine, tokens(2, LEFT.hidden, seed=15))
 
 
 @pytest.mark.parametrize("length", [1, 3 * LEFT.hidden])
 def test_reset_while_a_token_is_filled_or_cut(length: int, config: HardwareConfig) -> None:
     layer = random_quantised(LEFT, config, seed=16)
-    image, x = compiler.compile(layer, config), random_tokens(2, LEFT.hidden, seed=16)
+    image, x = compiler.compile(layer, config), tokens(2, LEFT.hidden, seed=16)
     with open_engine("verilator", layer, config) as engine:
         for cycles in (3, LEFT.hidden // 2, LEFT.hidden + 3, 2 * LEFT.hidden):
             engine.core.start(np.zeros(length, np.uint32), np.array([length]), 1, LEFT.hidden)
