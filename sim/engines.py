@@ -127,6 +127,8 @@ class _Icarus(Engine):
 
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float, seed: int) -> None:
         super().__init__(layer, config)
+        if layer.gate is not None:
+            raise ExpertileError("engine 'icarus': a gate's side-band is not wired there; use verilator")
         self._image = compiler.compile(layer, config)
         self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sw_model.config import COMBINE_LIMB, HardwareConfig
+from sw_model.combine import Combine
+from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
     ACT8_FRACTION,
@@ -30,7 +31,6 @@ from sw_model.formats import (
     append_bias_block,
     bias_blocks,
     normalise,
-    pack_float32,
     pad_blocks,
     quantise_act8,
     quantise_act16,
@@ -49,7 +49,6 @@ SCALE_FRACTION = 10  # the router's scale is Q6.10
 ALPHA_FRACTION = 16  # the factor inside the sigmoid, Q1.16
 ALPHA = {Activation.SILU: 1 << ALPHA_FRACTION, Activation.CLAMPED: round(CLAMPED_ALPHA * 2**ALPHA_FRACTION)}
 UP_FRACTION = 24  # u + 1 is worked out in Q7.24
-COMBINE_LIMBS = 4
 REMOVED = ("REMOVED_DENSITY", "REMOVED_DOMAIN", "REMOVED_COST", "REMOVED_CAP")  # by the gate's levels
 
 
@@ -200,42 +199,6 @@ def fixed_scale(scale: float) -> int:
     return round(scale * 2**SCALE_FRACTION)
 
 
-class _Combine:
-    """Exact weighted sums of row results, int64 limbs of ``COMBINE_LIMB`` bits, lowest first.
-
-    A limb's term has COMBINE_LIMB + WEIGHT_BITS + down_spread bits; :class:`HardwareConfig` bounds the last
-    so that the sum over all slots stays in 63.
-    """
-
-    def __init__(self, tokens: int, hidden: int) -> None:
-        self.limbs = np.zeros((COMBINE_LIMBS, tokens, hidden), dtype=np.int64)
-
-    def add(self, tokens: np.ndarray, acc: np.ndarray, weight: np.ndarray, shift: np.ndarray) -> None:
-        for i in range(COMBINE_LIMBS):
-            limb = acc >> (COMBINE_LIMB * i)
-            if i < COMBINE_LIMBS - 1:
-                limb = limb & ((1 << COMBINE_LIMB) - 1)
-            self.limbs[i, tokens] += (limb * weight[:, None]) << shift
-
-    def result(self, lsb_exp: np.ndarray) -> np.ndarray:
-        limbs = list(self.limbs)
-        negative = self._carry(limbs)[-1] < 0
-        limbs = self._carry([np.where(negative, -limb, limb) for limb in limbs])
-        # Four limbs of 20 bits as 2**32 * high + low.
-        high = (limbs[3] << 28) | (limbs[2] << 8) | (limbs[1] >> 12)
-        low = ((limbs[1] & 0xFFF) << 20) | limbs[0]
-        return pack_float32(negative, high, low, lsb_exp)
-
-    @staticmethod
-    def _carry(limbs: list[np.ndarray]) -> list[np.ndarray]:
-        done, carry = [], np.zeros_like(limbs[0])
-        for limb in limbs[:-1]:
-            total = limb + carry
-            done.append(total & ((1 << COMBINE_LIMB) - 1))
-            carry = total >> COMBINE_LIMB
-        return [*done, limbs[-1] + carry]
-
-
 def check_input(x: np.ndarray, hidden: int) -> None:
     """Raise :class:`ExpertileError` unless ``x`` is finite float32 [tokens, hidden]."""
     if x.dtype != np.float32:
@@ -347,7 +310,7 @@ def run(
     alone = np.nonzero(~kept.any(axis=1))[0] if layer.fallback is not None else everyone[:0]
     h_top[alone] = BIAS_TOPS[0]
 
-    total = _Combine(tokens, layer.hidden)
+    total = Combine(tokens, layer.hidden)
     for (expert, chosen, weight), h in zip(slots, hs, strict=True):
         h8 = quantise_act8(h, h_top[chosen], spread=config.activation_spread)
         acc = gemv(expert.down, h8, ACT8_MAX)

@@ -24,8 +24,8 @@ from typing import Literal
 
 import numpy as np
 
+from .coded import CodedMatrix
 from .errors import ExpertileError
-from .formats import CodedMatrix
 
 __all__ = ["CLAMPED_ALPHA", "Activation", "Expert", "MoELayer", "RouterRule"]
 

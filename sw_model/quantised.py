@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sw_model.coded import CodedMatrix, quantise_coded
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
@@ -15,10 +16,8 @@ from sw_model.formats import (
     EXPERT_FORMATS,
     INT8,
     ROUTER_FORMAT,
-    CodedMatrix,
     QuantisedMatrix,
     WeightFormat,
-    quantise_coded,
     quantise_weights,
 )
 from sw_model.gate import Gate

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from sw_model.coded import CodedMatrix
 from sw_model.errors import ExpertileError
 from sw_model.families import Matrix
-from sw_model.formats import BLOCK, FP8, MXFP4, CodedMatrix, WeightFormat
+from sw_model.formats import BLOCK, FP8, MXFP4, WeightFormat
 from sw_model.storage import Entry, Store
 
 __all__ = ["Outline", "Weights"]

@@ -200,7 +200,7 @@ def test_mxfp4_reaches_the_macros_without_loss(tmp_path):
     config = HardwareConfig(
         name="test",
         tiles=2,
-        words=1,
+        words=2,
         scales=4,
         max_hidden=96,
         max_intermediate=64,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_formats import magnitudes, nearest
 
+from sw_model.coded import CodedMatrix, quantise_coded
 from sw_model.formats import (
     BIAS_TOPS,
     BLOCK,
@@ -18,13 +19,11 @@ from sw_model.formats import (
     INT16,
     MXFP4,
     WEIGHT_FORMATS,
-    CodedMatrix,
     QuantisedMatrix,
     WeightFormat,
     append_bias_block,
     bias_blocks,
     quantise_act8,
-    quantise_coded,
     quantise_weights,
     unpack_float32,
 )

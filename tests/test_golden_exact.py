@@ -10,6 +10,7 @@ import pytest
 from random_layers import RULES, random_gate, random_layer, random_side, random_tokens
 
 from sw_model import golden
+from sw_model.combine import Combine
 from sw_model.config import HardwareConfig
 from sw_model.formats import (
     BLOCK,
@@ -323,7 +324,7 @@ def test_the_largest_rows_combine_exactly() -> None:
     config = CONFIG
     assert worst_row(config, FP8) == config.acc_bound
     acc = np.array([[config.acc_bound, -config.acc_bound]])
-    total = golden._Combine(1, 2)  # the widest sum it is let to take
+    total = Combine(1, 2)  # the widest sum it is let to take
     weight, shift = np.array([(1 << 23) - 1]), np.full(2, config.down_spread)
     for _ in range(config.max_slots):
         total.add(np.array([0]), acc, weight, shift)

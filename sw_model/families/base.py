@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sw_model.coded import CodedMatrix
 from sw_model.errors import ExpertileError
-from sw_model.formats import CodedMatrix
 from sw_model.moe import Expert, MoELayer
 
 __all__ = [

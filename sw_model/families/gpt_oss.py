@@ -4,9 +4,9 @@ All experts of a layer share one tensor. Rows of gate and up alternate in it; fl
 MXFP4 [out, in]. ``hidden_act`` says "silu" and means nothing.
 """
 
+from sw_model.coded import CodedMatrix
 from sw_model.families import base
 from sw_model.families.base import DecoderShape, Fields, Matrix, Tensors
-from sw_model.formats import CodedMatrix
 from sw_model.moe import CLAMPED_ALPHA, Activation, Expert, MoELayer, RouterRule
 
 __all__ = ["MODEL_TYPE", "decoder_shape", "moe_layer", "moe_layers"]
