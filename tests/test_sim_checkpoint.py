@@ -75,7 +75,10 @@ def test_every_token_of_every_layer(
     every_layer(config, checkpoint, inputs, fmt, stalls, TOKENS)
 
 
-@pytest.mark.parametrize(("which", "fmt", "stalls"), [(0, "int8", 0.1), (-1, "int4", 0.0)])
+@pytest.mark.parametrize(
+    ("which", "fmt", "stalls"),
+    [pytest.param(0, "int8", 0.1, marks=pytest.mark.slow), (-1, "int4", 0.0)],
+)
 def test_first_and_last_layer_under_icarus(
     which: int,
     fmt: str,

@@ -1,20 +1,27 @@
 """Every family's rule in every format on one Verilated core, with the gate and without it."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from random_layers import RULES, random_gate, random_layer, random_side, random_tokens
-from sim_layers import DOMAINS, Case, check, check_with_side, random_quantised
+from sim_layers import DOMAINS, Case, check, check_with_side, random_quantised, same_bits
 
+from hw.verilog import generate
+from sim.build import build_verilator
 from sim.engines import open_engine
-from sw_model import compiler
+from sim.verilator import Core
+from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config
+from sw_model.formats import EXPERT_FORMATS
 from sw_model.gate import Q_MIN, SideBand
 from sw_model.quantised import quantise
 
 pytestmark = pytest.mark.sim
 
+UNBAKED = pytest.mark.xfail(reason="the gate's tables are not baked in")
+UNSIGNED = pytest.mark.xfail(reason="negative selection biases are baked as unsigned numbers")
 FORMATS = ("int8", "int4", "fp8", "mxfp4", "mixed")
 
 
@@ -78,6 +85,53 @@ def test_all_full_and_all_empty(rule: str, config: HardwareConfig) -> None:
         base = m.rows * m.blocks * 8
         matrices = [layer.shared.gate_up, layer.shared.down] if layer.shared is not None else [layer.fallback]
         assert alone == base + sum(m.rows * m.blocks * 2 for m in matrices if m is not None)
+
+
+@pytest.mark.parametrize("fmt", EXPERT_FORMATS)
+def test_the_largest_operands(fmt: str, config: HardwareConfig) -> None:
+    """Every weight and every activation at its end, rows of both signs: no sum overflows on the way."""
+    rng = np.random.default_rng(12)
+    plain = random_layer(rng, width=64, shared=64, experts=2)
+    for e in plain.everyone:
+        for w in (e.gate, e.up, e.down):
+            w[:] = np.where(np.arange(len(w)) % 3, 1.0, -1.0)[:, None]
+            w[:, :32] *= 2.0**8 if fmt != "fp8" else 2.0**4  # as far apart as a row's blocks may be
+    layer = quantise(plain, fmt, config)
+    x = np.full((6, 64), np.nextafter(np.float32(2), np.float32(0)))
+    x[1] *= -1
+    x[2, :32] *= 2.0**10
+    x[3, 32:] *= 2.0**10
+    x[4] *= np.where(np.arange(64) % 2, 1, -1)
+    x[5] *= 2.0**120
+    with open_engine("verilator", layer, config) as engine:
+        check(engine, x)
+
+
+@pytest.mark.parametrize(
+    ("rule", "gate"),
+    [
+        pytest.param("mixtral", False, marks=pytest.mark.slow),
+        pytest.param("mixtral", True, marks=[pytest.mark.slow, UNBAKED]),
+        pytest.param("deepseek_v3", False, marks=UNSIGNED),
+    ],
+)
+def test_a_baked_image(rule: str, gate: bool) -> None:
+    """Weights, tables and registers that the design wakes up with; nothing is loaded."""
+    small = HardwareConfig(
+        name="baked", tiles=1, words=2048, scales=1024, max_hidden=32, max_intermediate=32, max_experts=8,
+        max_top_k=2,
+    )  # fmt: skip
+    layer = random_quantised(
+        Case(fmt="mixed", gate=gate, shape={**RULES[rule], "hidden": 32}), small, seed=13
+    )
+    with warnings.catch_warnings(record=True) as said:  # an error would leave half a design behind
+        warnings.simplefilter("always")
+        verilog = generate(small, compiler.compile(layer, small))
+    assert [str(w.message) for w in said] == []
+    library = build_verilator(verilog)
+    x = random_tokens(np.random.default_rng(13), 8, 32)
+    with Core(library, stalls=0.1, seed=13) as core:
+        assert same_bits(core.run(x), golden.run(layer, x, small).y)
 
 
 @pytest.mark.parametrize("seed", range(24))
