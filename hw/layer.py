@@ -77,15 +77,14 @@ class MoELayer(wiring.Component):
 
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
         self._config = config
-        words = scales = contexts = biases = None
+        words = scales = contexts = None
         if image is not None:
             words = [_integers(tile) for tile in image.words]
             scales = image.scales.tolist()
             contexts = _integers(image.contexts)
-            biases = image.biases.tolist()
         self._array = PeArray(config, words, scales)
         self._contexts = ContextTable(config, contexts)
-        self._router = Router(config, biases)
+        self._router = Router(config, image)
         array, router = self._array.signature.members, self._router.signature.members
         super().__init__(
             {

@@ -117,7 +117,7 @@ class Image:
         """Write as safetensors; registers and configuration name are its metadata."""
         # One key, since safetensors writes several in no fixed order.
         meta = {"image": json.dumps({"config": self.config, "registers": self.registers}, sort_keys=True)}
-        arrays = {name: getattr(self, name) for name in self._ARRAYS}
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._ARRAYS}
         path.write_bytes(save(arrays, metadata=meta))
 
     @staticmethod
@@ -136,18 +136,17 @@ class Image:
 
     def _check(self) -> None:
         """Raise ``ValueError`` unless shapes, types and register names are those that :meth:`save` writes."""
-        tiles = len(self.words)
-        shapes = {
-            "words": (np.uint32, self.words.shape == (tiles, self.words.shape[1], WORD_LIMBS)),
-            "scales": (np.uint32, len(self.scales) == tiles and self.scales.shape[1] % WORD_LIMBS == 0),
-            "contexts": (np.uint32, self.contexts.shape == (len(self.contexts), WORD_LIMBS)),
-        }
-        for name in ("biases", "costs", "domains"):
-            table = getattr(self, name)
-            shapes[name] = (np.uint32, table.ndim == 1 and table.size % WORD_LIMBS == 0)
-        for name, (dtype, fits) in shapes.items():
-            if getattr(self, name).dtype != dtype or not fits:
-                raise ValueError(f"{name} is {getattr(self, name).dtype} {list(getattr(self, name).shape)}")
+        dimensions = {"words": 3, "scales": 2, "contexts": 2}
+        for name in self._ARRAYS:
+            array = getattr(self, name)
+            if array.dtype != np.uint32 or array.ndim != dimensions.get(name, 1):
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+            if name in ("words", "contexts"):
+                whole = array.shape[-1] == WORD_LIMBS
+            else:
+                whole = array.shape[-1] % WORD_LIMBS == 0
+            if not whole or (name == "scales" and len(array) != len(self.words)):
+                raise ValueError(f"{name} is {list(array.shape)}")
         if set(self.registers) != set(REGISTER_NAMES):
             raise ValueError("its registers are not those of a layer")
 

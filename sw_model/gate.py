@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sw_model.errors import ExpertileError
 from sw_model.formats import bit_length
 from sw_model.tables import EXP2_FRACTION, LOG2, PROB_FRACTION
 
@@ -101,6 +102,14 @@ class SideBand:
 
     info: np.ndarray
     tag: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.info.shape != self.tag.shape or self.info.ndim != 1:
+            raise ExpertileError(
+                f"side band: {list(self.info.shape)} informations, {list(self.tag.shape)} tags"
+            )
+        if len(self.info) and not (0 <= self.info.min() and self.info.max() <= 255):
+            raise ExpertileError("side band: information must lie in 0 to 255 (Q5.3)")
 
     @staticmethod
     def empty(tokens: int) -> SideBand:

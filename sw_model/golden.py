@@ -142,7 +142,7 @@ def exp2_neg(d: np.ndarray) -> np.ndarray:
 def choose(choice: np.ndarray, rule: RouterRule) -> np.ndarray:
     """The k best of [T, E] within the best groups, best first, ties to the lowest index."""
     if rule.groups > 1:
-        grouped = choice.reshape(len(choice), rule.groups, -1)
+        grouped = choice.reshape(len(choice), rule.groups, choice.shape[1] // rule.groups)
         ranked = -np.sort(-grouped, axis=2)
         group = ranked[..., 0] if rule.group_score == "max" else ranked[..., 0] + ranked[..., 1]
         best = np.argsort(-group, axis=1, kind="stable")[:, : rule.top_groups]
@@ -227,6 +227,10 @@ def _gate(
         at += 1
     if layer.gate.domain_rows is not None:
         domain = to_fixed(_part(rows, slice(at, None)), LOGIT_FRACTION).argmax(axis=1)
+    if len(side.tag) != tokens or side.tag.max(initial=-1) >= len(layer.gate.domain_bias):
+        raise ExpertileError(
+            f"side band: {len(side.tag)} entries for {tokens} tokens, or a tag beyond the gate's domains"
+        )
     return admit(
         layer.gate,
         experts=routing.experts,

@@ -20,7 +20,7 @@ from sw_model.formats import (
     WeightFormat,
     quantise_weights,
 )
-from sw_model.gate import Gate
+from sw_model.gate import Q_MAX, Q_MIN, Gate
 from sw_model.moe import Activation, Expert, MoELayer, RouterRule
 from sw_model.scale_search import Importance, search_scales
 
@@ -155,6 +155,10 @@ def check_gate(gate: Gate, layer: MoELayer, config: HardwareConfig) -> None:
             raise ExpertileError(
                 f"gate: {name} has shape {list(value.shape)}, this layer needs {list(shape)}"
             )
+    levels = (*gate.tau, gate.phi, gate.psi, gate.info, gate.entropy, gate.density, gate.lam)
+    tables = np.concatenate([gate.domain_bias.ravel(), gate.cost, gate.miss, np.array(levels)])
+    if tables.min() < Q_MIN or tables.max() > Q_MAX or not 0 <= gate.cap <= 255:
+        raise ExpertileError("gate: a number is beyond Q7.8 (-128 to 128), or the cap beyond 255")
     if len(gate.tau) != layer.rule.top_k:
         raise ExpertileError(f"gate: {len(gate.tau)} thresholds tau, this layer needs {layer.rule.top_k}")
     if domains > config.max_domains:

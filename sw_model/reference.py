@@ -66,7 +66,7 @@ def route(layer: MoELayer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
         scores /= scores.sum(axis=1, keepdims=True)
     choice = scores if layer.selection_bias is None else scores + layer.selection_bias.astype(np.float64)
     if rule.groups > 1:
-        grouped = choice.reshape(len(x), rule.groups, -1)
+        grouped = choice.reshape(len(x), rule.groups, choice.shape[1] // rule.groups)
         ranked = -np.sort(-grouped, axis=2)
         group = ranked[..., 0] if rule.group_score == "max" else ranked[..., :2].sum(axis=2)
         best = np.argsort(-group, axis=1, kind="stable")[:, : rule.top_groups]

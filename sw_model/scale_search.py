@@ -26,8 +26,13 @@ class Importance:
 
 
 def search_scales(w: np.ndarray, fmt: WeightFormat, importance: np.ndarray | None = None) -> np.ndarray:
-    """Best scale of every block, float64 [rows, blocks], for weights [rows, columns]."""
+    """Best scale of every block, float64 [rows, blocks], for weights [rows, columns].
+
+    Raises ``ValueError`` on non-finite weights.
+    """
     blocks = pad_blocks(np.asarray(w, dtype=np.float64))
+    if not np.isfinite(blocks).all():
+        raise ValueError("weights must be finite")
     matters = np.ones(w.shape[1]) if importance is None else importance
     weight = pad_blocks(matters.astype(np.float64))[None]
     largest = np.abs(blocks).max(axis=2) / fmt.max_magnitude

@@ -18,8 +18,6 @@ from sw_model.formats import EXPERT_FORMATS, QuantisedMatrix
 from sw_model.moe import Activation
 from sw_model.quantised import ExpertFormats, QuantisedLayer, quantise
 
-WARNS = pytest.mark.xfail(raises=RuntimeWarning, reason="the scale search divides before anyone looks")
-
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "gated": {"hidden": 40, "width": 33, "shared": 20, "gated": True, "temper": "wild"},
@@ -322,7 +320,7 @@ def test_quantise_refuses_formats() -> None:
     [
         *[(w, np.nan) for w in ("down", "gate", "up", "up_bias", "down_bias", "router")],
         *[(w, np.inf) for w in ("up_bias", "down_bias", "router")],
-        *[pytest.param(w, np.inf, marks=WARNS) for w in ("down", "gate", "up")],
+        *[(w, np.inf) for w in ("down", "gate", "up")],
     ],
 )
 def test_quantise_refuses_what_is_not_finite(where: str, bad: float, fmt: str) -> None:
@@ -356,7 +354,6 @@ def test_gates_that_do_not_belong(change: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(reason="numbers beyond Q7.8 are cut to 16 bits: golden and hardware would differ")
 @pytest.mark.parametrize("change", [{"phi": -40000}, {"tau": (0, 32768)}, {"cap": 256}, {"info": 1 << 16}])
 def test_gates_beyond_their_registers_are_refused(change: dict[str, Any]) -> None:
     rng = np.random.default_rng(10)

@@ -11,18 +11,13 @@ from test_compiler import ARRAYS, CASES, make
 from sw_model.compiler import Image
 from sw_model.errors import ExpertileError
 
-FORTRAN = pytest.mark.xfail(reason="arrays that lie in memory column by column are saved in that order")
-UNCHECKED = pytest.mark.xfail(reason="load takes one dimension too few or too many")
-
 
 @pytest.fixture
 def image() -> Image:
     return make("gated")
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=FORTRAN) if c in ("deepseek_v3", "one") else c for c in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_save_and_load(case: str, tmp_path: Path) -> None:
     path, image = tmp_path / "image.safetensors", make(case)
     image.save(path)
@@ -83,9 +78,7 @@ def test_load_refuses_arrays_that_save_never_writes(name: str, image: Image, tmp
         refused(path)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=UNCHECKED) if n in ("words", "scales") else n for n in ARRAYS]
-)
+@pytest.mark.parametrize("name", ARRAYS)
 def test_load_refuses_shapes_that_save_never_writes(name: str, image: Image, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     array = getattr(image, name)

@@ -20,8 +20,6 @@ from sw_model.quantised import quantise
 
 pytestmark = pytest.mark.sim
 
-UNBAKED = pytest.mark.xfail(reason="the gate's tables are not baked in")
-UNSIGNED = pytest.mark.xfail(reason="negative selection biases are baked as unsigned numbers")
 FORMATS = ("int8", "int4", "fp8", "mxfp4", "mixed")
 
 
@@ -111,8 +109,8 @@ def test_the_largest_operands(fmt: str, config: HardwareConfig) -> None:
     ("rule", "gate"),
     [
         pytest.param("mixtral", False, marks=pytest.mark.slow),
-        pytest.param("mixtral", True, marks=[pytest.mark.slow, UNBAKED]),
-        pytest.param("deepseek_v3", False, marks=UNSIGNED),
+        pytest.param("mixtral", True, marks=pytest.mark.slow),
+        ("deepseek_v3", True),
     ],
 )
 def test_a_baked_image(rule: str, gate: bool) -> None:

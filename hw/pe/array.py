@@ -72,7 +72,7 @@ class PeArray(wiring.Component):
     tile; a pass whose rows take fewer words than there are tiles is bound by the drain.
     """
 
-    GROUPS = 4
+    GROUPS = 8  # covers the latency from a row's start to its drain, for rows of two steps and more
 
     def __init__(
         self,

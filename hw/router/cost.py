@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.router.q78 import Q78, saturate
+from hw.router.q78 import Q78, saturate, signed16
 from sw_model.config import HardwareConfig
 
 __all__ = ["Cost"]
@@ -13,6 +13,10 @@ __all__ = ["Cost"]
 
 class Cost(wiring.Component):
     """C[e] = cost[e] + (0 if resident[e] else miss[e]), Q7.8.
+
+    Parameters
+    ----------
+    init : initial {miss, cost} entries (a baked image)
 
     Members
     -------
@@ -24,7 +28,8 @@ class Cost(wiring.Component):
 
     LATENCY = 2
 
-    def __init__(self, config: HardwareConfig) -> None:
+    def __init__(self, config: HardwareConfig, init: list[int] | None = None) -> None:
+        self._init = [{"cost": signed16(v), "miss": signed16(v >> 16)} for v in init or []]
         self._depth = max(2, config.max_experts)
         super().__init__(
             {
@@ -40,7 +45,9 @@ class Cost(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         entry = data.StructLayout({"cost": Q78, "miss": Q78})
-        m.submodules.table = table = Memory(shape=entry, depth=self._depth, init=[], attrs={"no_rw_check": 1})
+        m.submodules.table = table = Memory(
+            shape=entry, depth=self._depth, init=self._init, attrs={"no_rw_check": 1}
+        )
         m.submodules.resident = resident = Memory(
             shape=1, depth=self._depth, init=[1] * self._depth, attrs={"no_rw_check": 1}
         )

@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.numerics.fixed import FIXED_BITS
-from hw.router.q78 import Q78
+from hw.router.q78 import Q78, signed16
 from sw_model.config import HardwareConfig
 
 __all__ = ["Domain"]
@@ -14,6 +14,10 @@ __all__ = ["Domain"]
 
 class Domain(wiring.Component):
     """g = the request's tag, or the argmax of the domain rows (ties to the lowest); then B[g][e] by lookup.
+
+    Parameters
+    ----------
+    init : initial table (a baked image)
 
     Members
     -------
@@ -26,7 +30,8 @@ class Domain(wiring.Component):
 
     LATENCY = 1
 
-    def __init__(self, config: HardwareConfig) -> None:
+    def __init__(self, config: HardwareConfig, init: list[int] | None = None) -> None:
+        self._init = [signed16(v) for v in init or []]
         self._domains = config.max_domains
         self._expert_bits = max(1, (config.max_experts - 1).bit_length())
         super().__init__(
@@ -48,7 +53,7 @@ class Domain(wiring.Component):
         m = Module()
         domain_bits = max(1, (self._domains - 1).bit_length())
         m.submodules.table = table = Memory(
-            shape=Q78, depth=1 << (domain_bits + self._expert_bits), init=[], attrs={"no_rw_check": 1}
+            shape=Q78, depth=1 << (domain_bits + self._expert_bits), init=self._init, attrs={"no_rw_check": 1}
         )
         write, read = table.write_port(), table.read_port()
         best, chosen, index = Signal(signed(FIXED_BITS)), Signal(domain_bits), Signal(domain_bits)

@@ -12,6 +12,7 @@ from hw.router.density import Density
 from hw.router.domain import Domain
 from hw.router.entropy import DISTANCE_BITS, Entropy
 from hw.router.q78 import Q78, saturate
+from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
 from sw_model.gate import ENTROPY_SCALE_FRACTION, FRACTION, MAX_TAU
 from sw_model.tables import EXP2
@@ -41,6 +42,10 @@ SIDE = data.StructLayout({"info": 8, "tag": 7, "tagged": 1})
 class Gate(wiring.Component):
     """Wires the levels together; each is a component of its own.
 
+    Parameters
+    ----------
+    image : tables that it wakes up with; None: all are loaded
+
     Members
     -------
     i, start : candidates (:func:`~hw.router.admission.candidates_layout`), and that they stand (one cycle)
@@ -55,8 +60,10 @@ class Gate(wiring.Component):
     Latency: that of :class:`Admission`, from ``start``.
     """
 
-    def __init__(self, config: HardwareConfig) -> None:
+    def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
         self._config = config
+        self._cost = Cost(config, None if image is None else image.costs.tolist())
+        self._domain = Domain(config, None if image is None else image.domains.tolist())
         self._admission = Admission(config)
         layout = candidates_layout(config)
         super().__init__(
@@ -91,8 +98,8 @@ class Gate(wiring.Component):
         m.submodules.row = row = ToFixed(FRACTION)
         m.submodules.entropy = entropy = Entropy(config)
         m.submodules.density = density = Density(config.max_top_k)
-        m.submodules.domain = domain = Domain(config)
-        m.submodules.cost = cost = Cost(config)
+        m.submodules.domain = domain = self._domain
+        m.submodules.cost = cost = self._cost
         m.submodules.admission = admission = self._admission
 
         row_value, h = Signal(Q78), Signal(Q78)

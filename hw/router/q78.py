@@ -4,9 +4,14 @@ from amaranth.hdl import Mux, Signal, Value, signed
 
 from sw_model.gate import FRACTION, Q_MAX, Q_MIN
 
-__all__ = ["Q78", "product", "saturate"]
+__all__ = ["Q78", "product", "saturate", "signed16"]
 
 Q78 = signed(16)
+
+
+def signed16(value: int) -> int:
+    """The low 16 bits of ``value`` as a signed number."""
+    return ((value & 0xFFFF) ^ 0x8000) - 0x8000
 
 
 def saturate(value: Value) -> Value:

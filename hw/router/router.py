@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -14,6 +15,7 @@ from hw.router.admission import candidates_layout
 from hw.router.choice import SCORE_BITS, Choice
 from hw.router.gate import GATE, SIDE, Gate
 from hw.router.weights import RoutingWeights
+from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
 from sw_model.golden import ALPHA_FRACTION, LOGIT_FRACTION
 from sw_model.tables import EXP2_FRACTION, PROB_FRACTION
@@ -50,7 +52,7 @@ class Router(wiring.Component):
 
     Parameters
     ----------
-    biases : initial selection biases (a baked image)
+    image : tables that it wakes up with; None: all are loaded
 
     Members
     -------
@@ -66,10 +68,10 @@ class Router(wiring.Component):
     :class:`Gate`; it overlaps the base expert's gate_up pass. Always ready for rows.
     """
 
-    def __init__(self, config: HardwareConfig, biases: list[int] | None = None) -> None:
+    def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
         self._config = config
-        self._biases = biases or []
-        self._gate = Gate(config)
+        self._biases = [] if image is None else image.biases.view(np.int32).tolist()
+        self._gate = Gate(config, image)
         rows = data.StructLayout({"number": SCALED, "last": 1})
         super().__init__(
             {
