@@ -127,13 +127,13 @@ class _Icarus(Engine):
 
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float, seed: int) -> None:
         super().__init__(layer, config)
-        if layer.gate is not None:
-            raise ExpertileError("engine 'icarus': a gate's side-band is not wired there; use verilator")
         self._image = compiler.compile(layer, config)
         self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed
 
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
+        if side is not None or resident is not None:
+            raise ExpertileError("engine 'icarus': takes no side band and no residency; use verilator")
         job = LayerJob(
             image=self._image, x=x, stalls=self._stalls, seed=self._seed, watchdog=watchdog(self.config)
         )

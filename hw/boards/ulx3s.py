@@ -16,8 +16,8 @@ from sw_model.config import HardwareConfig
 __all__ = ["ULX3S_85F", "Ulx3s"]
 
 OSCILLATOR_MHZ = 25.0
-CLOCK_MHZ = 50.0
-BAUD = 1_000_000
+CLOCK_MHZ = 37.5
+BAUD = 1_500_000
 BRIDGE_TIMEOUT_S = 0.5  # longer than any pause that an operating system makes in the middle of a frame
 
 
