@@ -31,7 +31,7 @@ BOARDS: dict[str, Board] = {board.name: board for board in (ULX3S_85F,)}
 
 TOP = "board_top"
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
-#: Wide LUTs (pairs of LUT4s behind multiplexers) cost a tenth more LUTs and 3 MHz on the tiny configuration.
+#: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
 SEED = 1  # of the placer: the same bitstream every time
 #: Cells of the synthesised netlist that a resource is counted by.
