@@ -46,6 +46,7 @@ _INPUTS = (
     "s_axis_x_tdata",
     "s_axis_x_tvalid",
     "s_axis_x_tlast",
+    "s_axis_x_tuser",
     "s_axis_w_tdata",
     "s_axis_w_tvalid",
     "s_axis_w_tlast",
@@ -112,9 +113,9 @@ class _Bench:
         beats = sum(map(len, packets))
         await with_timeout(self.w.wait(), (1000 * beats + self.options["watchdog"]) * _PERIOD, "ns")
 
-    def send(self, x: np.ndarray) -> None:
-        for token in x:
-            self.x.send_nowait(AxiStreamFrame(token.tolist()))
+    def send(self, x: np.ndarray, user: np.ndarray) -> None:
+        for token, beside in zip(x, user, strict=True):
+            self.x.send_nowait(AxiStreamFrame(token.tolist(), tuser=int(beside)))
 
     async def receive(self, shape: tuple[int, int]) -> np.ndarray:
         y = np.zeros(shape, dtype=np.uint32)
@@ -135,9 +136,9 @@ async def _check_host_port(bench: _Bench) -> None:
     assert (await bench.host.read(0xFFC, 4)).resp == _SLVERR
 
 
-async def _abandon(bench: _Bench, x: np.ndarray, cycles: int) -> None:
+async def _abandon(bench: _Bench, x: np.ndarray, user: np.ndarray, cycles: int) -> None:
     """Start the tokens, then reset in the middle of them."""
-    bench.send(x)
+    bench.send(x, user)
     await ClockCycles(bench.dut.aclk, cycles)
     bench.x.clear()
     await bench.reset(4)
@@ -166,11 +167,11 @@ async def layer(dut: Any) -> None:
     await bench.configure()
     await bench.load(np.split(arrays["beats"], np.cumsum(arrays["lengths"])[:-1]))
     await bench.write("CONTROL", 1)
-    x = arrays["x"]
+    x, user = arrays["x"], arrays["user"]
     if options["reset_at"] is not None:
-        await _abandon(bench, x, options["reset_at"])
+        await _abandon(bench, x, user, options["reset_at"])
     await bench.write("CONTROL", 3)
-    bench.send(x)
+    bench.send(x, user)
     y = await bench.receive(x.shape)
     await ClockCycles(dut.aclk, 4)
     assert bench.y.empty(), "more tokens out than in"

@@ -132,10 +132,14 @@ class _Icarus(Engine):
         self._stalls, self._seed = stalls, seed
 
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
-        if side is not None or resident is not None:
-            raise ExpertileError("engine 'icarus': takes no side band and no residency; use verilator")
         job = LayerJob(
-            image=self._image, x=x, stalls=self._stalls, seed=self._seed, watchdog=watchdog(self.config)
+            image=self._image,
+            x=x,
+            side=side,
+            resident=resident,
+            stalls=self._stalls,
+            seed=self._seed,
+            watchdog=watchdog(self.config),
         )
         y, counters = run_layer("icarus", self._folder, job)
         return EngineResult(y=y, experts=None, counters=counters)

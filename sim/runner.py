@@ -16,7 +16,8 @@ import numpy as np
 
 from sim.build import TOP, cached, key
 from sim.tools import BUILD, ROOT, icarus, icarus_version, sim_environment, verilator, verilator_version
-from sw_model.compiler import Image
+from sw_model.compiler import Image, resident_packet
+from sw_model.gate import SideBand
 
 __all__ = ["JOB", "SIMULATORS", "LayerJob", "build", "run", "run_layer"]
 
@@ -137,12 +138,15 @@ def run(
 class LayerJob:
     """What :mod:`sim.cocotb_layer` is to do.
 
-    x float32 [T, H]; expected y (the same shape) or None; ``reset_at``: cycles after the start of a first,
-    abandoned run at which reset is asserted, or None; ``watchdog``: most cycles that one token may take.
+    x float32 [T, H]; side and resident, the gate's, or None; expected y (the shape of x) or None;
+    ``reset_at``: cycles after the start of a first, abandoned run at which reset is asserted, or None;
+    ``watchdog``: most cycles that one token may take.
     """
 
     image: Image
     x: np.ndarray
+    side: SideBand | None = None
+    resident: np.ndarray | None = None
     expected: np.ndarray | None = None
     stalls: float = 0.0
     seed: int = 0
@@ -158,6 +162,8 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
     RuntimeError : the testbench failed
     """
     packets = list(job.image.packets())
+    if job.resident is not None:
+        packets.append(resident_packet(job.resident))
     options = {
         "registers": job.image.registers,
         "stalls": job.stalls,
@@ -169,6 +175,7 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
         "beats": np.concatenate(packets),
         "lengths": np.array([len(p) for p in packets]),
         "x": np.ascontiguousarray(job.x).view(np.uint32),
+        "user": (SideBand.empty(len(job.x)) if job.side is None else job.side).pack(),
         "options": np.array(json.dumps(options)),
     }
     if job.expected is not None:

@@ -16,10 +16,7 @@ from sw_model.quantised import quantise
 FOLDER = Path(__file__).parent.parent / "models" / "base"
 TOKENS = 256  # of each layer; fewer where nothing but time is at stake
 
-pytestmark = [
-    pytest.mark.sim,
-    pytest.mark.skipif(not (FOLDER / "model.safetensors").exists(), reason="models/base is not here"),
-]
+pytestmark = pytest.mark.sim
 
 
 @pytest.fixture(scope="module")

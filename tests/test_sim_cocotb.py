@@ -49,7 +49,6 @@ def test_icarus_with_a_gate(rule: str, fmt: str, config: HardwareConfig) -> None
         check(engine, tokens(3, seed=26))
 
 
-@pytest.mark.xfail(reason="the Icarus engine drops the side band and the residency")
 def test_icarus_with_side_band(config: HardwareConfig) -> None:
     layer = random_quantised(Case(gate=True, shape={**RULES["deepseek_v3"], "hidden": 32}), config, seed=25)
     with open_engine("icarus", layer, config, stalls=0.2, seed=4) as engine:
