@@ -24,7 +24,6 @@ from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import QuantisedMatrix
 from sw_model.gate import (
-    FRACTION,
     INFO_FRACTION,
     Q_MAX,
     Q_MIN,
@@ -255,8 +254,3 @@ def order_statistic(worth: np.ndarray, keep: int) -> int:
     value = int(np.sort(worth)[::-1][keep - 1])
     with_ties, without = int((worth >= value).sum()), int((worth > value).sum())
     return value if with_ties - keep <= keep - without else value + 1
-
-
-def as_float(q: int) -> float:
-    """A Q7.8 number."""
-    return q / 2**FRACTION

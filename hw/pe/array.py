@@ -72,7 +72,7 @@ class PeArray(wiring.Component):
     tile; a pass whose rows take fewer words than there are tiles is bound by the drain.
     """
 
-    GROUPS = 8  # covers the latency from a row's start to its drain, for rows of two steps and more
+    GROUPS = 8  # covers the latency from a row's start to its drain where rows take four steps
 
     def __init__(
         self,
