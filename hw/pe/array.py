@@ -1,62 +1,23 @@
-"""The array: tiles that work in step on one activation block, and the drain that lines their rows up."""
+"""The array: tiles that work in step on one activation block, under one sequencer."""
 
-from amaranth.hdl import Array as Choice
-from amaranth.hdl import Cat, Module, Signal, signed
-from amaranth.lib import data, enum, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.memory import Memory
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
+from hw.pe.drain import Drain, PassInfo, row_layout
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
-from sw_model.formats import ROW_EXP_BITS, SHIFT_BITS, TOP_BITS
-from sw_model.tables import WEIGHT_BITS
+from sw_model.formats import SHIFT_BITS
 
-__all__ = ["Kind", "PassInfo", "PeArray", "row_layout"]
-
-
-class Kind(enum.Enum, shape=2):
-    """What a pass computes, hence who takes its rows."""
-
-    ROUTER = 0
-    GATE_UP = 1
-    DOWN = 2
-
-
-#: What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
-#: ``first`` and ``final`` serve the combine.
-PassInfo = data.StructLayout(
-    {
-        "kind": Kind,
-        "rows": 16,
-        "base": signed(TOP_BITS + 1),
-        "weight": WEIGHT_BITS,
-        "first": 1,
-        "final": 1,
-    }
-)
-
-
-def row_layout(config: HardwareConfig) -> data.StructLayout:
-    """One row result: acc * 2**(row_exp + info.base); ``index`` in its matrix, ``last`` of it."""
-    return data.StructLayout(
-        {
-            "acc": signed(config.acc_bits),
-            "row_exp": ROW_EXP_BITS,
-            "index": 16,
-            "last": 1,
-            "info": PassInfo,
-        }
-    )
+__all__ = ["PeArray"]
 
 
 class PeArray(wiring.Component):
     """``tiles`` tiles under one sequencer; rows leave in order, one a cycle.
 
-    Row r of a pass is computed by tile r mod tiles. When all tiles have finished a row, the whole group moves
-    into a small store; a new group starts only when there is room for it, so the tiles never stall midway.
+    Row r of a pass is computed by tile r mod tiles; the :class:`~hw.pe.drain.Drain` puts them in line.
 
     Members
     -------
@@ -71,8 +32,6 @@ class PeArray(wiring.Component):
     Latency: ``Tile.LATENCY`` + 3 from a row's last word to its first result. Throughput: a word a cycle and
     tile; a pass whose rows take fewer words than there are tiles is bound by the drain.
     """
-
-    GROUPS = 8  # covers the latency from a row's start to its drain where rows take four steps
 
     def __init__(
         self,
@@ -110,13 +69,16 @@ class PeArray(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.sequencer = sequencer = Sequencer(config)
-        m.submodules.infos = infos = SyncFIFO(width=PassInfo.size, depth=self.GROUPS)
+        m.submodules.drain = drain = Drain(config)
+        wiring.connect(m, wiring.flipped(self.o), drain.o)
         m.d.comb += [
             sequencer.i.payload.eq(self.i.payload.job),
-            sequencer.i.valid.eq(self.i.valid & infos.w_rdy),
-            infos.w_data.eq(self.i.payload.info),
-            infos.w_en.eq(self.i.valid & sequencer.i.ready),
-            self.i.ready.eq(sequencer.i.ready & infos.w_rdy),
+            sequencer.i.valid.eq(self.i.valid & drain.info.ready),
+            sequencer.credit.eq(drain.credit),
+            drain.info.payload.eq(self.i.payload.info),
+            drain.info.valid.eq(self.i.valid & sequencer.i.ready),
+            drain.start.eq(sequencer.start),
+            self.i.ready.eq(sequencer.i.ready & drain.info.ready),
             self.step.eq(sequencer.o),
             self.step_valid.eq(sequencer.o_valid),
             self.active.eq(sequencer.o_valid),
@@ -147,13 +109,12 @@ class PeArray(wiring.Component):
         start_block = flag(step.step == 0, Tile.BLOCK_AT, "start_block")
         add = flag(valid & step.last_step, Tile.ADD_AT, "add")
         start_row = flag(step.first_block, Tile.ADD_AT, "start_row")
-        row_done = flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done")
+        m.d.comb += drain.done.eq(flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done"))
         scale_now = Signal.like(step.scale, name="scale_now")
         m.d.comb += scale_now.eq(step.scale)
         scale_addr = delayed(scale_now, Tile.SCALE_AT)
         act_shift = delayed(self.act_shift, Tile.SHIFT_AT - Tile.ACT_AT)
 
-        results = []
         for t in range(config.tiles):
             tile = Tile(config, self._words and self._words[t], self._scales and self._scales[t])
             m.submodules[f"tile{t}"] = tile
@@ -175,54 +136,7 @@ class PeArray(wiring.Component):
                 tile.load_scale_addr.eq(self.load_addr),
                 tile.load_scale.eq(self.load_scale),
                 tile.load_scale_en.eq(self.load_scale_en & mine),
+                drain.results[t].acc.eq(tile.acc),
+                drain.results[t].row_exp.eq(tile.row_exp),
             ]
-            results.append(Cat(tile.acc, tile.row_exp))
-
-        self._drain(m, sequencer, infos, row_done, results)
         return m
-
-    def _drain(
-        self, m: Module, sequencer: Sequencer, infos: SyncFIFO, row_done: Signal, results: list
-    ) -> None:
-        config = self._config
-        one = data.StructLayout({"acc": signed(config.acc_bits), "row_exp": ROW_EXP_BITS})
-        m.submodules.groups = groups = Memory(shape=config.tiles * one.size, depth=self.GROUPS, init=[])
-        write, read = groups.write_port(), groups.read_port(domain="comb")
-        stored, started = Signal(range(self.GROUPS + 1)), Signal(range(self.GROUPS + 1))
-        freed = Signal()
-        m.d.comb += [
-            write.data.eq(Cat(*results)),
-            write.en.eq(row_done),
-            sequencer.credit.eq(started != self.GROUPS),
-        ]
-        m.d.sync += [
-            write.addr.eq(write.addr + row_done),
-            read.addr.eq(read.addr + freed),
-            stored.eq(stored + row_done - freed),
-            started.eq(started + sequencer.start - freed),
-        ]
-
-        info = data.View(PassInfo, infos.r_data)
-        tile = Signal(range(max(2, config.tiles)))
-        index = Signal(16)
-        last = Signal()
-        chosen = data.View(one, Choice(read.data.word_select(t, one.size) for t in range(config.tiles))[tile])
-        m.d.comb += last.eq(index == info.rows - 1)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += self.o.valid.eq(stored != 0)
-            with m.If(stored != 0):
-                m.d.sync += [
-                    self.o.payload.acc.eq(chosen.acc),
-                    self.o.payload.row_exp.eq(chosen.row_exp),
-                    self.o.payload.index.eq(index),
-                    self.o.payload.last.eq(last),
-                    self.o.payload.info.eq(info),
-                    tile.eq(tile + 1),
-                    index.eq(index + 1),
-                ]
-                m.d.comb += freed.eq(last | (tile == config.tiles - 1))
-                with m.If(freed):
-                    m.d.sync += tile.eq(0)
-                with m.If(last):
-                    m.d.sync += index.eq(0)
-                    m.d.comb += infos.r_en.eq(1)
