@@ -19,6 +19,7 @@ from hw.pe.clamp import Clamp
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
+from hw.pe.paging import LOCATION, REQUEST, Paging
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.swiglu import SwiGlu
 from hw.router.gate import SIDE
@@ -48,6 +49,7 @@ _GATE_REGISTERS = {
     "cap": "CAP",
 }
 _EVENTS = ("active", "active_rows", "reads", "computes", "routed")
+_PAGE_EVENTS = ("page_hit", "page_miss", "page_stall")
 
 
 def _integers(limbs: np.ndarray) -> list[int]:
@@ -70,8 +72,10 @@ class MoELayer(wiring.Component):
     x, y : streams of binary32 elements, ``last`` at the end of a token
     side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
+    page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
+        :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
     busy, active, active_rows, reads, computes, routed, expert_used, removed, removed_valid, empty,
-        token_done : events for the counters
+        token_done, page_hit, page_miss, page_stall : events for the counters
 
     The next token is taken in and quantised while this one is computed.
     """
@@ -104,6 +108,14 @@ class MoELayer(wiring.Component):
                 "removed_valid": Out(1),
                 "empty": Out(1),
                 "token_done": Out(1),
+                "page_flush": In(1),
+                "page_request": Out(stream.Signature(REQUEST)),
+                "page": In(12),
+                "page_locate": In(1),
+                "page_located": Out(1),
+                "page_location": Out(LOCATION),
+                "page_done": In(1),
+                **{name: Out(1) for name in _PAGE_EVENTS},
             }
         )
 
@@ -226,8 +238,7 @@ class MoELayer(wiring.Component):
             *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
-            scheduler.route.eq(router.route),
-            scheduler.route_done.eq(router.done),
+            scheduler.route.shared.eq(router.route.shared),
             router.ack.eq(scheduler.route_ack),
             clamp.i.payload.number.eq(number),
             clamp.i.payload.user.eq(last),
@@ -238,6 +249,7 @@ class MoELayer(wiring.Component):
             swiglu.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
         ]
         wiring.connect(m, clamp.o, swiglu.i)
+        self._page(m, router, scheduler)
 
         # h: collected over all experts of the token, then quantised on one LSB.
         m.d.comb += [
@@ -276,3 +288,46 @@ class MoELayer(wiring.Component):
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]
         return m
+
+    def _page(self, m: Module, router: Router, scheduler: Scheduler) -> None:
+        """The route on its way to the scheduler, by way of the pages where the design has them."""
+        layer, row = self.layer, self._array.o
+        if not self._config.page_slots:
+            m.d.comb += [
+                scheduler.route.chosen.eq(router.route.chosen),
+                scheduler.route_done.eq(router.done),
+                scheduler.here.eq(~0),
+                self.page_located.eq(1),
+            ]
+            return
+        m.submodules.paging = paging = Paging(self._config)
+        wiring.connect(m, paging.request, wiring.flipped(self.page_request))
+        m.d.comb += [
+            paging.slots.eq(layer.PAGE_SLOTS),
+            paging.slot_words.eq(layer.PAGE_WORDS),
+            paging.slot_scales.eq(layer.PAGE_SCALES),
+            paging.base_words.eq(layer.PAGE_WORD_BASE),
+            paging.base_scales.eq(layer.PAGE_SCALE_BASE),
+            paging.flush.eq(self.page_flush),
+            paging.i.eq(router.route.chosen),
+            paging.i_done.eq(router.done),
+            paging.ack.eq(scheduler.route_ack),
+            scheduler.route.chosen.eq(paging.o),
+            scheduler.route_done.eq(paging.o_done),
+            scheduler.here.eq(paging.here),
+            paging.release.eq(
+                row.valid
+                & row.ready
+                & row.payload.last
+                & (row.payload.info.kind == Kind.DOWN)
+                & row.payload.info.final
+            ),
+            paging.page.eq(self.page),
+            paging.locate.eq(self.page_locate),
+            paging.page_done.eq(self.page_done),
+            self.page_located.eq(paging.located),
+            self.page_location.eq(paging.location),
+            self.page_hit.eq(paging.hit),
+            self.page_miss.eq(paging.miss),
+            self.page_stall.eq(scheduler.waits & self._array.i.ready),
+        ]

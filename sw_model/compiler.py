@@ -14,9 +14,9 @@ says where an expert's matrices are and in which format (the base expert has the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 from pathlib import Path
 
 import numpy as np
@@ -37,25 +37,12 @@ from sw_model.formats import (
 from sw_model.gate import MAX_TAU, Q_MAX, entropy_scale
 from sw_model.golden import fixed_bias, fixed_scale
 from sw_model.moe import Activation
+from sw_model.packets import Kind, packet, table
+from sw_model.pages import PAGE_REGISTERS, Pages, fit
 from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_fits
 
 WORD_LIMBS = BLOCK * NIBBLE // 32  # 32-bit limbs of a macro word, and of a beat on the weight stream
 FORMAT_LSB = 24  # of a context limb; word addresses stay below
-
-
-class Kind(IntEnum):
-    """What the data beats of a weight packet hold."""
-
-    WORDS = 0
-    SCALES = 1
-    CONTEXTS = 2
-    BIASES = 3
-    COSTS = 4
-    DOMAINS = 5
-    RESIDENT = 6
-
-
-NARROW = frozenset({Kind.SCALES, Kind.BIASES, Kind.COSTS, Kind.DOMAINS, Kind.RESIDENT})
 
 
 class Flag(IntFlag):
@@ -80,6 +67,7 @@ class Image:
     words : uint32 [tiles, used words, 4]; scales : uint32 [tiles, used entries (multiple of 4)];
     contexts : uint32 [max_experts + 1, 4]; tables, uint32 [entries (multiple of 4)] or empty: biases (Q7.24),
     costs ({miss, cost}, Q7.8) and domains (Q7.8, a row of 2**ceil(log2 max_experts) a domain) of the gate;
+    page_words, page_scales, page_contexts, page_sizes : see :class:`sw_model.pages.Pages`;
     registers : register name -> value; config : name of the configuration it was compiled for.
     """
 
@@ -89,29 +77,35 @@ class Image:
     biases: np.ndarray
     costs: np.ndarray
     domains: np.ndarray
+    page_words: np.ndarray
+    page_scales: np.ndarray
+    page_contexts: np.ndarray
+    page_sizes: np.ndarray
     registers: dict[str, int]
     config: str
 
-    _ARRAYS = ("words", "scales", "contexts", "biases", "costs", "domains")
+    _TABLES = ("words", "scales", "contexts", "biases", "costs", "domains")
+    _ARRAYS = (*_TABLES, "page_words", "page_scales", "page_contexts", "page_sizes")
+
+    @property
+    def pages(self) -> Pages:
+        """The experts that are loaded on demand."""
+        arrays = (self.page_words, self.page_scales, self.page_contexts, self.page_sizes)
+        return Pages(**dict(zip(("words", "scales", "contexts", "sizes"), arrays, strict=True)))
 
     def packets(self) -> Iterator[np.ndarray]:
-        """Weight-stream packets, uint32 [beats, 4]: a header (tile, kind, start address), then data."""
-        yield self._packet(0, Kind.CONTEXTS, self.contexts)
-        for kind, table in (
+        """What is always on chip, as weight-stream packets (:mod:`sw_model.packets`), uint32 [beats, 4]."""
+        yield packet(Kind.CONTEXTS, self.contexts)
+        for kind, entries in (
             (Kind.BIASES, self.biases),
             (Kind.COSTS, self.costs),
             (Kind.DOMAINS, self.domains),
         ):
-            if table.size:
-                yield self._packet(0, kind, table)
+            if entries.size:
+                yield packet(kind, entries)
         for tile in range(len(self.words)):
-            yield self._packet(tile, Kind.WORDS, self.words[tile])
-            yield self._packet(tile, Kind.SCALES, self.scales[tile])
-
-    @staticmethod
-    def _packet(tile: int, kind: Kind, data: np.ndarray) -> np.ndarray:
-        header = np.array([[tile | kind << 16, 0, 0, 0]], dtype=np.uint32)
-        return np.concatenate([header, data.reshape(-1, WORD_LIMBS)])
+            yield packet(Kind.WORDS, self.words[tile], tile=tile)
+            yield packet(Kind.SCALES, self.scales[tile], tile=tile)
 
     def save(self, path: Path) -> None:
         """Write as safetensors; registers and configuration name are its metadata."""
@@ -137,28 +131,31 @@ class Image:
     def _check(self) -> None:
         """Raise ``ValueError`` unless shapes, types and register names are those that :meth:`save` writes."""
         dimensions = {"words": 3, "scales": 2, "contexts": 2}
+        dimensions |= {"page_words": 4, "page_scales": 3, "page_contexts": 2, "page_sizes": 2}
         for name in self._ARRAYS:
             array = getattr(self, name)
             if array.dtype != np.uint32 or array.ndim != dimensions.get(name, 1):
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-            if name in ("words", "contexts"):
+            if name == "page_sizes":
+                whole = array.shape[-1] == 2 and len(array) in (0, self.registers.get("EXPERTS"))
+            elif name in ("words", "contexts", "page_words", "page_contexts"):
                 whole = array.shape[-1] == WORD_LIMBS
             else:
                 whole = array.shape[-1] % WORD_LIMBS == 0
             if not whole or (name == "scales" and len(array) != len(self.words)):
                 raise ValueError(f"{name} is {list(array.shape)}")
+        sizes, most = self.page_sizes, (self.page_words.shape[2], self.page_scales.shape[2])
+        tiles = (len(self.page_words[0]), len(self.page_scales[0])) if len(sizes) else ()
+        counts = {len(getattr(self, name)) for name in self._ARRAYS if name.startswith("page_")}
+        if len(counts) != 1 or (sizes > most).any() or any(n != len(self.words) for n in tiles):
+            raise ValueError("its pages do not belong together")
         if set(self.registers) != set(REGISTER_NAMES):
             raise ValueError("its registers are not those of a layer")
 
 
 def resident_packet(resident: np.ndarray) -> np.ndarray:
     """Weight-stream packet that tells the gate which experts (bool [E]) are on chip."""
-    return Image._packet(0, Kind.RESIDENT, _table(resident.astype(np.int64)))
-
-
-def _table(entries: np.ndarray) -> np.ndarray:
-    """Entries of 32 bits, filled up to whole beats."""
-    return np.pad(entries & 0xFFFFFFFF, (0, -len(entries) % WORD_LIMBS)).astype(np.uint32)
+    return packet(Kind.RESIDENT, table(resident.astype(np.int64)))
 
 
 def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
@@ -208,29 +205,57 @@ class _Placer:
         return *self.place(e.gate_up), *self.place(e.down)
 
 
-def size(layer: QuantisedLayer, tiles: int) -> tuple[int, int]:
-    """Macro words and scale entries a tile that ``layer`` takes."""
-    matrices = [layer.router, *(m for e in layer.everyone for m in (e.gate_up, e.down))]
-    matrices += [layer.fallback] if layer.fallback is not None else []
+def _always(layer: QuantisedLayer) -> list[QuantisedMatrix]:
+    """The matrices that every token may need: router, base expert, fallback."""
+    shared = [] if layer.shared is None else [layer.shared.gate_up, layer.shared.down]
+    return [layer.router, *shared, *([] if layer.fallback is None else [layer.fallback])]
+
+
+def _size(matrices: Sequence[QuantisedMatrix], tiles: int) -> tuple[int, int]:
     scales = [-(-m.rows // tiles) * m.blocks for m in matrices]
     return sum(n * m.fmt.words for n, m in zip(scales, matrices, strict=True)), sum(scales)
 
 
-def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
-    """Place ``layer`` into the macros of ``config``.
+def size(layer: QuantisedLayer, tiles: int) -> tuple[int, int]:
+    """Macro words and scale entries a tile that ``layer`` takes."""
+    return _size([*_always(layer), *(m for e in layer.experts for m in (e.gate_up, e.down))], tiles)
+
+
+def paging(layer: QuantisedLayer, config: HardwareConfig, slots: int | None = None) -> dict[str, int]:
+    """Values of :data:`sw_model.pages.PAGE_REGISTERS`: all 0 if ``layer`` fits ``config`` whole.
+
+    ``slots``: page the experts in any case, with at most so many on chip.
+
+    Raises
+    ------
+    ExpertileError : the layer does not fit, nor can it be paged
+    """
+    needs = size(layer, config.tiles)
+    fits = True
+    for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
+        fits &= need <= have
+        if need > have and not config.page_slots:
+            raise ExpertileError(
+                f"config {config.name!r}: the layer needs {need} macro {what} a tile, over its {have}; use a "
+                f"configuration with {what} >= {need}, more tiles or page_slots, or a narrower format"
+            )
+    if fits and slots is None:
+        return dict.fromkeys(PAGE_REGISTERS, 0)
+    experts = [_size([e.gate_up, e.down], config.tiles) for e in layer.experts]
+    return fit(_size(_always(layer), config.tiles), experts, layer.rule.top_k, config, slots)
+
+
+def compile(layer: QuantisedLayer, config: HardwareConfig, slots: int | None = None) -> Image:
+    """Place ``layer`` into the macros of ``config``; routed experts that do not fit become pages.
+
+    ``slots``: as :func:`paging` has it.
 
     Raises
     ------
     ExpertileError : the layer does not fit the macros; says how many words or scales it needs
     """
     check_fits(layer, config)
-    needs = size(layer, config.tiles)
-    for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
-        if need > have:
-            raise ExpertileError(
-                f"config {config.name!r}: the layer needs {need} macro {what} a tile, over its {have}; use a "
-                f"configuration with {what} >= {need} or more tiles, or a narrower format"
-            )
+    page_registers = paging(layer, config, slots)
     placer = _Placer(config.tiles)
     placer.place(layer.router)
     contexts = np.zeros((config.max_experts + 1, WORD_LIMBS), dtype=np.uint32)
@@ -238,19 +263,23 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
         contexts[-1] = placer.context(layer.shared)
     if layer.fallback is not None:  # the place of the base expert, which such a layer lacks
         contexts[-1] = (0, 0, *placer.place(layer.fallback))
-    for e, expert in enumerate(layer.experts):
-        contexts[e] = placer.context(expert)
+    if any(page_registers.values()):
+        pages = Pages.gather([_page(expert, config) for expert in layer.experts])
+    else:
+        pages = Pages.gather([])
+        for e, expert in enumerate(layer.experts):
+            contexts[e] = placer.context(expert)
     scales = np.concatenate(placer.scales, axis=1)
     biases = costs = domains = np.zeros(0, dtype=np.uint32)
     if layer.rule.scoring == "sigmoid":  # always, so that no bias of an earlier layer stays
         bias = np.zeros(layer.n_experts) if layer.selection_bias is None else layer.selection_bias
-        biases = _table(fixed_bias(bias))
+        biases = table(fixed_bias(bias))
     if layer.gate is not None:
-        costs = _table((layer.gate.miss << 16) | (layer.gate.cost & 0xFFFF))
+        costs = table((layer.gate.miss << 16) | (layer.gate.cost & 0xFFFF))
         row = 1 << max(1, (config.max_experts - 1).bit_length())
         bias = np.zeros((len(layer.gate.domain_bias), row), dtype=np.int64)
         bias[:, : layer.n_experts] = layer.gate.domain_bias
-        domains = _table(bias.reshape(-1) & 0xFFFF)
+        domains = table(bias.reshape(-1) & 0xFFFF)
     return Image(
         words=np.concatenate(placer.words, axis=1),
         scales=np.pad(scales, [(0, 0), (0, -scales.shape[1] % WORD_LIMBS)]),
@@ -258,13 +287,22 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
         biases=biases,
         costs=costs,
         domains=domains,
-        registers=_registers(layer),
+        page_words=pages.words,
+        page_scales=pages.scales,
+        page_contexts=pages.contexts,
+        page_sizes=pages.sizes,
+        registers=_registers(layer) | page_registers,
         config=config.name,
     )
 
 
-#: The registers that an image sets.
-REGISTER_NAMES = (
+def _page(expert: QuantisedExpert, config: HardwareConfig) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    placer = _Placer(config.tiles)
+    context = placer.context(expert)
+    return context, np.concatenate(placer.words, axis=1), np.concatenate(placer.scales, axis=1)
+
+
+_LAYER_REGISTERS = (
     "HIDDEN",
     "INTERMEDIATE",
     "SHARED_INTERMEDIATE",
@@ -287,6 +325,9 @@ REGISTER_NAMES = (
     "GATE_CAP",
     *(f"GATE_TAU{j}" for j in range(MAX_TAU)),
 )
+
+#: The registers that an image sets.
+REGISTER_NAMES = (*_LAYER_REGISTERS, *PAGE_REGISTERS)
 
 
 def _registers(layer: QuantisedLayer) -> dict[str, int]:
@@ -317,11 +358,11 @@ def _registers(layer: QuantisedLayer) -> dict[str, int]:
         layer.down_base + ROW_EXP_BIAS,
         *_gate_registers(layer),
     )
-    return dict(zip(REGISTER_NAMES, values, strict=True))
+    return dict(zip(_LAYER_REGISTERS, values, strict=True))
 
 
 def _gate_registers(layer: QuantisedLayer) -> Iterator[int]:
-    """DOMAIN_ROWS and the gate's registers, in the order of ``REGISTER_NAMES``; all 0 without a gate."""
+    """DOMAIN_ROWS and the gate's registers, in the order of ``_LAYER_REGISTERS``; all 0 without a gate."""
     gate = layer.gate
     if gate is None:
         yield from (0,) * (9 + MAX_TAU)

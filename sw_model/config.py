@@ -37,7 +37,9 @@ _MOST = {
     "max_top_k": MAX_TAU,
     "max_groups": 128,
     "max_domains": 128,
+    "page_slots": 64,
 }
+_LEAST = {"page_slots": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class HardwareConfig:
     max_top_k : most routed experts a token
     max_groups : most groups of experts (group-limited routing)
     max_domains : most domains that the gate tells apart
+    page_slots : most page slots for experts that are loaded on demand; 0: the design cannot page
     weight_spread, activation_spread : octaves below the largest block scale of a row / of a token
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
@@ -72,6 +75,7 @@ class HardwareConfig:
     max_top_k: int
     max_groups: int = 8
     max_domains: int = 8
+    page_slots: int = 0
     weight_spread: int = 8
     fp8_spread: int = 4
     activation_spread: int = 10
@@ -84,9 +88,10 @@ class HardwareConfig:
             if field.name == "name":
                 if not isinstance(value, str) or not value:
                     raise ValueError(f"name must be a text, not {value!r}")
-            elif type(value) is not int or not 1 <= value <= _MOST.get(field.name, 1 << 24):
-                most = _MOST.get(field.name, 1 << 24)
-                raise ValueError(f"{field.name} must be an integer from 1 to {most}, not {value!r}")
+                continue
+            least, most = _LEAST.get(field.name, 1), _MOST.get(field.name, 1 << 24)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{field.name} must be an integer from {least} to {most}, not {value!r}")
         if self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
         for name in ("max_hidden", "max_intermediate"):

@@ -40,6 +40,7 @@ class Scheduler(wiring.Component):
     x_bank, x_release : the bank in use; it may be filled again (one cycle)
     context_addr, context : to and from the :class:`~hw.pe.contexts.ContextTable`
     route, route_done, route_ack : from and to the :class:`~hw.router.router.Router`
+    here : of each chosen expert, whether its weights are on chip; ``waits``: a pass waits for them
     h_vectors, h_known, h_alone : vectors that h will have; that number stands; it is the constants alone
     h_block_done, h_top : a block of h has been quantised (one cycle); the token's largest h exponent
     o : stream of passes for the :class:`~hw.pe.array.PeArray`
@@ -64,6 +65,8 @@ class Scheduler(wiring.Component):
                 "route": In(route_layout(config)),
                 "route_done": In(1),
                 "route_ack": Out(1),
+                "here": In(config.max_top_k),
+                "waits": Out(1),
                 "h_vectors": Out(8),
                 "h_known": Out(1),
                 "h_alone": Out(1),
@@ -184,7 +187,13 @@ class Scheduler(wiring.Component):
             with m.State("UP_CONTEXT"):
                 m.next = "UP"
             with m.State("UP"):
-                m.d.comb += [*gate_up(layer.INTERMEDIATE), job.routed.eq(1)]
+                here = self.here.bit_select(rank, 1)
+                m.d.comb += [
+                    *gate_up(layer.INTERMEDIATE),
+                    job.routed.eq(1),
+                    self.o.valid.eq(here),
+                    self.waits.eq(~here),
+                ]
                 with m.If(issued):
                     m.d.comb += self.expert_used.eq(1)
                     m.d.sync += rank.eq(rank + 1)
