@@ -1,18 +1,20 @@
 """The array: tiles that work in step on one activation block, and the drain that lines their rows up."""
 
 from amaranth.hdl import Array as Choice
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
+from hw.pe.reduction import Reduction, sum_layout
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
 from sw_model.formats import ROW_EXP_BITS, SHIFT_BITS, TOP_BITS
 from sw_model.tables import WEIGHT_BITS
+from sw_model.topology import SPLIT_BITS
 
 __all__ = ["Kind", "PassInfo", "PeArray", "row_layout"]
 
@@ -26,7 +28,7 @@ class Kind(enum.Enum, shape=2):
 
 
 #: What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
-#: ``first`` and ``final`` serve the combine.
+#: ``first`` and ``final`` serve the combine; ``split`` the drain.
 PassInfo = data.StructLayout(
     {
         "kind": Kind,
@@ -35,6 +37,7 @@ PassInfo = data.StructLayout(
         "weight": WEIGHT_BITS,
         "first": 1,
         "final": 1,
+        "split": SPLIT_BITS,
     }
 )
 
@@ -55,21 +58,24 @@ def row_layout(config: HardwareConfig) -> data.StructLayout:
 class PeArray(wiring.Component):
     """``tiles`` tiles under one sequencer; rows leave in order, one a cycle.
 
-    Row r of a pass is computed by tile r mod tiles. When all tiles have finished a row, the whole group moves
-    into a small store; a new group starts only when there is room for it, so the tiles never stall midway.
+    Groups of 2**split neighbouring tiles share a row and split its blocks: with n = tiles / 2**split, row r
+    of a pass is computed by group r mod n, and its block b by the group's tile b mod 2**split. When all have
+    finished a row, their sums move into a small store; a new row starts only when there is room for it, so
+    the tiles never stall midway.
 
     Members
     -------
     i : stream of {job (:func:`pass_layout`), info (:data:`PassInfo`)}
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
-    act, act_shift : the block for ``step``, ``Tile.ACT_AT`` cycles later
+    act, act_shift : the blocks for ``step``, one a column, ``Tile.ACT_AT`` cycles later
     o : stream of rows (:func:`row_layout`)
-    active : every tile computes; ``active_rows``: of how many tiles it is a row of the matrix; ``reads``,
+    active : every tile computes; ``active_rows``: of how many tiles it is a block of the matrix; ``reads``,
         ``computes``: a word is read, a nibble is multiplied; ``routed``: for a routed expert
     load : weight loading: tile, address, a word or a scale entry
 
-    Latency: ``Tile.LATENCY`` + 3 from a row's last word to its first result. Throughput: a word a cycle and
-    tile; a pass whose rows take fewer words than there are tiles is bound by the drain.
+    Latency: ``Tile.LATENCY`` + log2(columns) + 3 from a row's last word to its first result. Throughput: a
+    word a cycle and tile, also where a pass of another split follows; a pass whose rows take fewer words than
+    there are groups is bound by the drain.
     """
 
     GROUPS = 8  # covers the latency from a row's start to its drain where rows take four steps
@@ -89,8 +95,8 @@ class PeArray(wiring.Component):
                 "i": In(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
                 "step": Out(step_layout(config)),
                 "step_valid": Out(1),
-                "act": In(256),
-                "act_shift": In(SHIFT_BITS),
+                "act": In(256 * config.columns),
+                "act_shift": In(SHIFT_BITS * config.columns),
                 "o": Out(stream.Signature(row_layout(config))),
                 "active": Out(1),
                 "active_rows": Out(range(config.tiles + 1)),
@@ -148,25 +154,28 @@ class PeArray(wiring.Component):
         add = flag(valid & step.last_step, Tile.ADD_AT, "add")
         start_row = flag(step.first_block, Tile.ADD_AT, "start_row")
         row_done = flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done")
+        split = Signal.like(step.split, name="split")
+        m.d.comb += split.eq(step.split)
         scale_now = Signal.like(step.scale, name="scale_now")
         m.d.comb += scale_now.eq(step.scale)
         scale_addr = delayed(scale_now, Tile.SCALE_AT)
         act_shift = delayed(self.act_shift, Tile.SHIFT_AT - Tile.ACT_AT)
 
-        results = []
+        m.submodules.reduction = reduction = Reduction(config)
+        m.d.comb += reduction.split.eq(delayed(split, Tile.LATENCY))
         for t in range(config.tiles):
             tile = Tile(config, self._words and self._words[t], self._scales and self._scales[t])
             m.submodules[f"tile{t}"] = tile
-            mine = self.load_tile == t
+            mine, column = self.load_tile == t, t % config.columns
             m.d.comb += [
                 tile.word_addr.eq(step.word),
                 tile.word_en.eq(valid & step.read),
-                tile.act.eq(self.act),
+                tile.act.eq(self.act.word_select(column, 256)),
                 tile.step.eq(decoding.step),
                 tile.decode.eq(decoding.decode),
                 tile.scale_addr.eq(scale_addr),
                 tile.start_block.eq(start_block),
-                tile.act_shift.eq(act_shift),
+                tile.act_shift.eq(act_shift.word_select(column, SHIFT_BITS)),
                 tile.add.eq(add),
                 tile.start_row.eq(start_row),
                 tile.load_word_addr.eq(self.load_addr),
@@ -176,22 +185,22 @@ class PeArray(wiring.Component):
                 tile.load_scale.eq(self.load_scale),
                 tile.load_scale_en.eq(self.load_scale_en & mine),
             ]
-            results.append(Cat(tile.acc, tile.row_exp))
+            m.d.comb += [reduction.i[t].acc.eq(tile.acc), reduction.i[t].row_exp.eq(tile.row_exp)]
 
-        self._drain(m, sequencer, infos, row_done, results)
+        self._drain(m, sequencer, infos, delayed(row_done, reduction.latency), reduction.o)
         return m
 
     def _drain(
-        self, m: Module, sequencer: Sequencer, infos: SyncFIFO, row_done: Signal, results: list
+        self, m: Module, sequencer: Sequencer, infos: SyncFIFO, row_done: Signal, results: data.View
     ) -> None:
         config = self._config
-        one = data.StructLayout({"acc": signed(config.acc_bits), "row_exp": ROW_EXP_BITS})
+        one = sum_layout(config)
         m.submodules.groups = groups = Memory(shape=config.tiles * one.size, depth=self.GROUPS, init=[])
         write, read = groups.write_port(), groups.read_port(domain="comb")
         stored, started = Signal(range(self.GROUPS + 1)), Signal(range(self.GROUPS + 1))
         freed = Signal()
         m.d.comb += [
-            write.data.eq(Cat(*results)),
+            write.data.eq(results),
             write.en.eq(row_done),
             sequencer.credit.eq(started != self.GROUPS),
         ]
@@ -220,7 +229,7 @@ class PeArray(wiring.Component):
                     tile.eq(tile + 1),
                     index.eq(index + 1),
                 ]
-                m.d.comb += freed.eq(last | (tile == config.tiles - 1))
+                m.d.comb += freed.eq(last | (tile == (config.tiles >> info.split) - 1))
                 with m.If(freed):
                     m.d.sync += tile.eq(0)
                 with m.If(last):
