@@ -60,8 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        # The reader (head, less) has left; Python would complain once more when it flushes at exit.
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader (head, less) has left. Rich makes it an exit with 1; Python would complain once more when
+        # it flushes at exit.
+        if not any(isinstance(e, BrokenPipeError) for e in (error, error.__context__)):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:

@@ -14,10 +14,11 @@ from hw.numerics.float32 import unpack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
 from hw.pe.activations import ActivationBuffer
-from hw.pe.array import Kind, PeArray
+from hw.pe.array import PeArray
 from hw.pe.clamp import Clamp
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
+from hw.pe.drain import Kind
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.swiglu import SwiGlu
 from hw.router.gate import SIDE

@@ -273,3 +273,15 @@ def test_help_imports_nothing_heavy(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "Usage: " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["['--help']", "['inspect', sys.argv[1]]"])
+def test_a_reader_that_leaves_is_no_error(arguments, tiny_checkpoint):
+    """As under ``| head``: exit code 0 and nothing on standard error."""
+    code = f"import sys; from expertile.cli import main; sys.stdin.read(); main({arguments})"
+    command = [sys.executable, "-c", code, str(tiny_checkpoint)]
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        process.stdout.close()  # before anything is printed: it waits for its input
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")

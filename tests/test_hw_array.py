@@ -8,7 +8,8 @@ import pytest
 from amaranth_bench import PACES, Sink, Source, clock, raw, simulate, transfer
 from test_hw_macro_tile import STEPS, pack_bytes, pack_scale, pack_word, random_bytes, random_codes
 
-from hw.pe.array import Kind, PeArray
+from hw.pe.array import PeArray
+from hw.pe.drain import Kind
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
 from sw_model.formats import FP8, INT4, INT8, INT16, MXFP4, WeightFormat

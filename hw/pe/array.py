@@ -1,67 +1,27 @@
-"""The array: tiles that work in step on one activation block, and the drain that lines their rows up."""
+"""The array: tiles that work in step on one activation block, under one sequencer."""
 
-from amaranth.hdl import Array as Choice
-from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, enum, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.memory import Memory
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
-from hw.pe.reduction import Reduction, sum_layout
+from hw.pe.drain import Drain, PassInfo, row_layout
+from hw.pe.reduction import Reduction
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
-from sw_model.formats import ROW_EXP_BITS, SHIFT_BITS, TOP_BITS
-from sw_model.tables import WEIGHT_BITS
-from sw_model.topology import SPLIT_BITS
+from sw_model.formats import SHIFT_BITS
 
-__all__ = ["Kind", "PassInfo", "PeArray", "row_layout"]
-
-
-class Kind(enum.Enum, shape=2):
-    """What a pass computes, hence who takes its rows."""
-
-    ROUTER = 0
-    GATE_UP = 1
-    DOWN = 2
-
-
-#: What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
-#: ``first`` and ``final`` serve the combine; ``split`` the drain.
-PassInfo = data.StructLayout(
-    {
-        "kind": Kind,
-        "rows": 16,
-        "base": signed(TOP_BITS + 1),
-        "weight": WEIGHT_BITS,
-        "first": 1,
-        "final": 1,
-        "split": SPLIT_BITS,
-    }
-)
-
-
-def row_layout(config: HardwareConfig) -> data.StructLayout:
-    """One row result: acc * 2**(row_exp + info.base); ``index`` in its matrix, ``last`` of it."""
-    return data.StructLayout(
-        {
-            "acc": signed(config.acc_bits),
-            "row_exp": ROW_EXP_BITS,
-            "index": 16,
-            "last": 1,
-            "info": PassInfo,
-        }
-    )
+__all__ = ["PeArray"]
 
 
 class PeArray(wiring.Component):
     """``tiles`` tiles under one sequencer; rows leave in order, one a cycle.
 
     Groups of 2**split neighbouring tiles share a row and split its blocks: with n = tiles / 2**split, row r
-    of a pass is computed by group r mod n, and its block b by the group's tile b mod 2**split. When all have
-    finished a row, their sums move into a small store; a new row starts only when there is room for it, so
-    the tiles never stall midway.
+    of a pass is computed by group r mod n, and its block b by the group's tile b mod 2**split. The
+    :class:`~hw.pe.reduction.Reduction` adds each group's sums, the :class:`~hw.pe.drain.Drain` puts the rows
+    in line.
 
     Members
     -------
@@ -77,8 +37,6 @@ class PeArray(wiring.Component):
     word a cycle and tile, also where a pass of another split follows; a pass whose rows take fewer words than
     there are groups is bound by the drain.
     """
-
-    GROUPS = 8  # covers the latency from a row's start to its drain where rows take four steps
 
     def __init__(
         self,
@@ -116,13 +74,16 @@ class PeArray(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.sequencer = sequencer = Sequencer(config)
-        m.submodules.infos = infos = SyncFIFO(width=PassInfo.size, depth=self.GROUPS)
+        m.submodules.drain = drain = Drain(config)
+        wiring.connect(m, wiring.flipped(self.o), drain.o)
         m.d.comb += [
             sequencer.i.payload.eq(self.i.payload.job),
-            sequencer.i.valid.eq(self.i.valid & infos.w_rdy),
-            infos.w_data.eq(self.i.payload.info),
-            infos.w_en.eq(self.i.valid & sequencer.i.ready),
-            self.i.ready.eq(sequencer.i.ready & infos.w_rdy),
+            sequencer.i.valid.eq(self.i.valid & drain.info.ready),
+            sequencer.credit.eq(drain.credit),
+            drain.info.payload.eq(self.i.payload.info),
+            drain.info.valid.eq(self.i.valid & sequencer.i.ready),
+            drain.start.eq(sequencer.start),
+            self.i.ready.eq(sequencer.i.ready & drain.info.ready),
             self.step.eq(sequencer.o),
             self.step_valid.eq(sequencer.o_valid),
             self.active.eq(sequencer.o_valid),
@@ -162,7 +123,11 @@ class PeArray(wiring.Component):
         act_shift = delayed(self.act_shift, Tile.SHIFT_AT - Tile.ACT_AT)
 
         m.submodules.reduction = reduction = Reduction(config)
-        m.d.comb += reduction.split.eq(delayed(split, Tile.LATENCY))
+        m.d.comb += [
+            reduction.split.eq(delayed(split, Tile.LATENCY)),
+            drain.results.eq(reduction.o),
+            drain.done.eq(delayed(row_done, reduction.latency)),
+        ]
         for t in range(config.tiles):
             tile = Tile(config, self._words and self._words[t], self._scales and self._scales[t])
             m.submodules[f"tile{t}"] = tile
@@ -184,54 +149,7 @@ class PeArray(wiring.Component):
                 tile.load_scale_addr.eq(self.load_addr),
                 tile.load_scale.eq(self.load_scale),
                 tile.load_scale_en.eq(self.load_scale_en & mine),
+                reduction.i[t].acc.eq(tile.acc),
+                reduction.i[t].row_exp.eq(tile.row_exp),
             ]
-            m.d.comb += [reduction.i[t].acc.eq(tile.acc), reduction.i[t].row_exp.eq(tile.row_exp)]
-
-        self._drain(m, sequencer, infos, delayed(row_done, reduction.latency), reduction.o)
         return m
-
-    def _drain(
-        self, m: Module, sequencer: Sequencer, infos: SyncFIFO, row_done: Signal, results: data.View
-    ) -> None:
-        config = self._config
-        one = sum_layout(config)
-        m.submodules.groups = groups = Memory(shape=config.tiles * one.size, depth=self.GROUPS, init=[])
-        write, read = groups.write_port(), groups.read_port(domain="comb")
-        stored, started = Signal(range(self.GROUPS + 1)), Signal(range(self.GROUPS + 1))
-        freed = Signal()
-        m.d.comb += [
-            write.data.eq(results),
-            write.en.eq(row_done),
-            sequencer.credit.eq(started != self.GROUPS),
-        ]
-        m.d.sync += [
-            write.addr.eq(write.addr + row_done),
-            read.addr.eq(read.addr + freed),
-            stored.eq(stored + row_done - freed),
-            started.eq(started + sequencer.start - freed),
-        ]
-
-        info = data.View(PassInfo, infos.r_data)
-        tile = Signal(range(max(2, config.tiles)))
-        index = Signal(16)
-        last = Signal()
-        chosen = data.View(one, Choice(read.data.word_select(t, one.size) for t in range(config.tiles))[tile])
-        m.d.comb += last.eq(index == info.rows - 1)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += self.o.valid.eq(stored != 0)
-            with m.If(stored != 0):
-                m.d.sync += [
-                    self.o.payload.acc.eq(chosen.acc),
-                    self.o.payload.row_exp.eq(chosen.row_exp),
-                    self.o.payload.index.eq(index),
-                    self.o.payload.last.eq(last),
-                    self.o.payload.info.eq(info),
-                    tile.eq(tile + 1),
-                    index.eq(index + 1),
-                ]
-                m.d.comb += freed.eq(last | (tile == (config.tiles >> info.split) - 1))
-                with m.If(freed):
-                    m.d.sync += tile.eq(0)
-                with m.If(last):
-                    m.d.sync += index.eq(0)
-                    m.d.comb += infos.r_en.eq(1)

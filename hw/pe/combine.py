@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.numerics.float32 import EXP_BITS, Float32Pack
-from hw.pe.array import row_layout
+from hw.pe.drain import row_layout
 from sw_model.config import HardwareConfig
 from sw_model.formats import ROW_EXP_BITS
 from sw_model.tables import PROB_FRACTION, WEIGHT_BITS

@@ -1,19 +1,14 @@
 """Reduction network: adders over the row sums of neighbouring tiles, cut into groups by the pass."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.pe.drain import result_layout
 from sw_model.config import HardwareConfig
-from sw_model.formats import ROW_EXP_BITS
 from sw_model.topology import SPLIT_BITS
 
-__all__ = ["Reduction", "sum_layout"]
-
-
-def sum_layout(config: HardwareConfig) -> data.StructLayout:
-    """A row, or a tile's share of it: acc * 2**(row_exp - ROW_EXP_BIAS)."""
-    return data.StructLayout({"acc": signed(config.acc_bits), "row_exp": ROW_EXP_BITS})
+__all__ = ["Reduction"]
 
 
 class Reduction(wiring.Component):
@@ -38,7 +33,7 @@ class Reduction(wiring.Component):
     def __init__(self, config: HardwareConfig) -> None:
         self._config = config
         self.latency = config.columns.bit_length() - 1
-        sums = data.ArrayLayout(sum_layout(config), config.tiles)
+        sums = data.ArrayLayout(result_layout(config), config.tiles)
         super().__init__({"i": In(sums), "split": In(SPLIT_BITS), "o": Out(sums)})
 
     def elaborate(self, platform: object) -> Module:
@@ -50,7 +45,7 @@ class Reduction(wiring.Component):
             later, rest = [], Signal.like(self.split, name=f"split{stage}")
             m.d.sync += rest.eq(split)
             for t, here in enumerate(values):
-                register = Signal(sum_layout(self._config), name=f"sum{stage}_{t}", reset_less=True)
+                register = Signal(result_layout(self._config), name=f"sum{stage}_{t}", reset_less=True)
                 # What pairs leave behind them is no group's.
                 pair = values[2 * t : 2 * t + 2] if t < len(values) >> (stage + 1) else []
                 if pair:

@@ -5,8 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.host.registers import LAYER_WIDTHS
-from hw.pe.array import Kind, PassInfo
 from hw.pe.contexts import CONTEXT
+from hw.pe.drain import Kind, PassInfo
 from hw.pe.sequencer import pass_layout
 from hw.router.router import route_layout
 from sw_model.compiler import Flag
