@@ -24,11 +24,12 @@ from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.swiglu import SwiGlu
 from hw.router.gate import SIDE
 from hw.router.router import Router
-from sw_model.compiler import Flag, Image
+from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
+from sw_model.image import Image
 from sw_model.moe import Activation
 
 __all__ = ["TOKEN", "MoELayer"]
@@ -133,7 +134,7 @@ class MoELayer(wiring.Component):
             blocks=x_blocks, spread=config.activation_spread, router_spread=config.router_spread, floor=-126
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low")
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns
         )
         m.submodules.array = array = self._array
         m.submodules.normalise = normalise = Normalise(config.acc_bits, user=3)
@@ -144,7 +145,9 @@ class MoELayer(wiring.Component):
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks, spread=config.activation_spread, router_spread=config.router_spread
         )
-        m.submodules.h_buffer = h_buffer = ActivationBuffer(blocks=h_blocks, banks=1, sets=("code8",))
+        m.submodules.h_buffer = h_buffer = ActivationBuffer(
+            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns
+        )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
 
@@ -191,6 +194,8 @@ class MoELayer(wiring.Component):
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
+            x_buffer.split.eq(array.step.split),
+            h_buffer.split.eq(array.step.split),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
             array.act_shift.eq(Mux(from_h[-1], h_buffer.shift, x_buffer.shift)),
             *[getattr(array, name).eq(getattr(self, name)) for name in loads],

@@ -10,8 +10,8 @@ from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
 from hw.router.gate import SIDE
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
 
 __all__ = ["PORTS", "Top"]
 

@@ -11,8 +11,8 @@ from amaranth.lib.wiring import In
 
 from hw.host.registers import REGISTERS
 from hw.top import PORTS, Top
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
 
 __all__ = ["MODULE", "describe", "generate"]
 

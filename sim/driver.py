@@ -8,9 +8,9 @@ import numpy as np
 
 from hw.host.registers import COUNTERS, REGISTERS, address
 from sim.verilator import Core
-from sw_model.compiler import Image, resident_packet
 from sw_model.config import HardwareConfig
 from sw_model.gate import SideBand
+from sw_model.image import Image, resident_packet
 
 __all__ = ["CLEAR", "ENABLE", "FLUSH", "Driver", "PageMemory", "watchdog"]
 

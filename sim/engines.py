@@ -53,8 +53,7 @@ class Engine(ABC):
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None) -> None:
         self.layer = layer
         self.config = config
-        self._slots = slots
-        self._page_slots = compiler.paging(layer, config, slots)["PAGE_SLOTS"]
+        self._page_slots = compiler.paging(layer, config, slots=slots)["PAGE_SLOTS"]
 
     @property
     def paged(self) -> bool:
@@ -141,7 +140,7 @@ class _Verilator(Engine):
         seed: int,
     ) -> None:
         super().__init__(layer, config, slots)
-        image = compiler.compile(layer, config, slots)
+        image = compiler.compile(layer, config, slots=slots)
         library = build_verilator(generated(config))
         self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config))
         self.driver = Driver(self.core, memory)
@@ -174,7 +173,7 @@ class _Icarus(Engine):
         seed: int,
     ) -> None:
         super().__init__(layer, config, slots)
-        self._image = compiler.compile(layer, config, slots)
+        self._image = compiler.compile(layer, config, slots=slots)
         self._memory = memory
         self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed

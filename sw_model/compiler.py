@@ -1,27 +1,25 @@
 """Compiler: a quantised layer to the weight image: macro words, scale entries, contexts, register values.
 
-Placement: row r of a matrix lives in tile ``r mod tiles`` as row slot ``r // tiles``. All tiles share one
-address map. Within a slot come the blocks, within a block the stored nibbles, most significant first. A row
-count that is no multiple of ``tiles`` is filled up with zero rows. The router stands at address 0; a context
-says where an expert's matrices are and in which format (the base expert has the context ``max_experts``).
+Placement: groups of ``2**split`` neighbouring tiles share the rows of a matrix, the split chosen for each
+matrix (:mod:`sw_model.topology`). With n groups, row r lives in group ``r mod n`` as row slot ``r // n``, and
+its block b in the group's tile ``b mod 2**split``. All tiles share one address map. Within a slot come the
+blocks, within a block the stored nibbles, most significant first. Rows and blocks that do not fill the groups
+are filled up with zeros. The router stands at address 0, its split in a register; a context says where an
+expert's matrices are, in which format and split (the base expert has the context ``max_experts``).
 
     word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
-    context   four limbs: {format [31:24], word address [23:0]} and scale address of gate_up, then of down
+    context   four limbs: {split [31:28], format [27:24], word address [23:0]} and scale address of gate_up,
+              then of down
     bias      signed Q7.24, one an expert: the router's selection bias
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntFlag
-from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
@@ -36,13 +34,16 @@ from sw_model.formats import (
 )
 from sw_model.gate import MAX_TAU, Q_MAX, entropy_scale
 from sw_model.golden import fixed_bias, fixed_scale
+from sw_model.image import LAYER_REGISTERS, Image
 from sw_model.moe import Activation
-from sw_model.packets import Kind, packet, table
+from sw_model.packets import table
 from sw_model.pages import PAGE_REGISTERS, Pages, fit
 from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_fits
+from sw_model.topology import choose_split, entries
 
 WORD_LIMBS = BLOCK * NIBBLE // 32  # 32-bit limbs of a macro word, and of a beat on the weight stream
 FORMAT_LSB = 24  # of a context limb; word addresses stay below
+SPLIT_LSB = 28
 
 
 class Flag(IntFlag):
@@ -60,109 +61,13 @@ class Flag(IntFlag):
     DENSITY_ROW = 512
 
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """What is loaded into one generated accelerator to make it one MoE layer.
-
-    words : uint32 [tiles, used words, 4]; scales : uint32 [tiles, used entries (multiple of 4)];
-    contexts : uint32 [max_experts + 1, 4]; tables, uint32 [entries (multiple of 4)] or empty: biases (Q7.24),
-    costs ({miss, cost}, Q7.8) and domains (Q7.8, a row of 2**ceil(log2 max_experts) a domain) of the gate;
-    page_words, page_scales, page_contexts, page_sizes : see :class:`sw_model.pages.Pages`;
-    registers : register name -> value; config : name of the configuration it was compiled for.
-    """
-
-    words: np.ndarray
-    scales: np.ndarray
-    contexts: np.ndarray
-    biases: np.ndarray
-    costs: np.ndarray
-    domains: np.ndarray
-    page_words: np.ndarray
-    page_scales: np.ndarray
-    page_contexts: np.ndarray
-    page_sizes: np.ndarray
-    registers: dict[str, int]
-    config: str
-
-    _TABLES = ("words", "scales", "contexts", "biases", "costs", "domains")
-    _ARRAYS = (*_TABLES, "page_words", "page_scales", "page_contexts", "page_sizes")
-
-    @property
-    def pages(self) -> Pages:
-        """The experts that are loaded on demand."""
-        arrays = (self.page_words, self.page_scales, self.page_contexts, self.page_sizes)
-        return Pages(**dict(zip(("words", "scales", "contexts", "sizes"), arrays, strict=True)))
-
-    def packets(self) -> Iterator[np.ndarray]:
-        """What is always on chip, as weight-stream packets (:mod:`sw_model.packets`), uint32 [beats, 4]."""
-        yield packet(Kind.CONTEXTS, self.contexts)
-        for kind, entries in (
-            (Kind.BIASES, self.biases),
-            (Kind.COSTS, self.costs),
-            (Kind.DOMAINS, self.domains),
-        ):
-            if entries.size:
-                yield packet(kind, entries)
-        for tile in range(len(self.words)):
-            yield packet(Kind.WORDS, self.words[tile], tile=tile)
-            yield packet(Kind.SCALES, self.scales[tile], tile=tile)
-
-    def save(self, path: Path) -> None:
-        """Write as safetensors; registers and configuration name are its metadata."""
-        # One key, since safetensors writes several in no fixed order.
-        meta = {"image": json.dumps({"config": self.config, "registers": self.registers}, sort_keys=True)}
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._ARRAYS}
-        path.write_bytes(save(arrays, metadata=meta))
-
-    @staticmethod
-    def load(path: Path) -> Image:
-        """Read what :meth:`save` wrote; raises :class:`ExpertileError` on anything else."""
-        try:
-            with safe_open(path, framework="numpy") as f:
-                meta = json.loads((f.metadata() or {})["image"])
-                arrays = {name: f.get_tensor(name) for name in Image._ARRAYS}
-                registers = {str(k): int(v) for k, v in meta["registers"].items()}
-                image = Image(**arrays, registers=registers, config=str(meta["config"]))
-            image._check()
-            return image
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as e:
-            raise ExpertileError(f"weight image {path}: not readable ({e}); compile it again") from None
-
-    def _check(self) -> None:
-        """Raise ``ValueError`` unless shapes, types and register names are those that :meth:`save` writes."""
-        dimensions = {"words": 3, "scales": 2, "contexts": 2}
-        dimensions |= {"page_words": 4, "page_scales": 3, "page_contexts": 2, "page_sizes": 2}
-        for name in self._ARRAYS:
-            array = getattr(self, name)
-            if array.dtype != np.uint32 or array.ndim != dimensions.get(name, 1):
-                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-            if name == "page_sizes":
-                whole = array.shape[-1] == 2 and len(array) in (0, self.registers.get("EXPERTS"))
-            elif name in ("words", "contexts", "page_words", "page_contexts"):
-                whole = array.shape[-1] == WORD_LIMBS
-            else:
-                whole = array.shape[-1] % WORD_LIMBS == 0
-            if not whole or (name == "scales" and len(array) != len(self.words)):
-                raise ValueError(f"{name} is {list(array.shape)}")
-        sizes, most = self.page_sizes, (self.page_words.shape[2], self.page_scales.shape[2])
-        tiles = (len(self.page_words[0]), len(self.page_scales[0])) if len(sizes) else ()
-        counts = {len(getattr(self, name)) for name in self._ARRAYS if name.startswith("page_")}
-        if len(counts) != 1 or (sizes > most).any() or any(n != len(self.words) for n in tiles):
-            raise ValueError("its pages do not belong together")
-        if set(self.registers) != set(REGISTER_NAMES):
-            raise ValueError("its registers are not those of a layer")
-
-
-def resident_packet(resident: np.ndarray) -> np.ndarray:
-    """Weight-stream packet that tells the gate which experts (bool [E]) are on chip."""
-    return packet(Kind.RESIDENT, table(resident.astype(np.int64)))
-
-
-def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
-    """[rows, ...] as [tiles, slots, ...], filled up with zero rows."""
-    slots = -(-len(a) // tiles)
-    a = np.pad(a, [(0, slots * tiles - len(a))] + [(0, 0)] * (a.ndim - 1))
-    return a.reshape(slots, tiles, *a.shape[1:]).swapaxes(0, 1)
+def _shares(a: np.ndarray, tiles: int, split: int) -> np.ndarray:
+    """[rows, blocks, ...] as [tiles, slots * a tile's blocks, ...], filled up with zeros."""
+    groups, width = tiles >> split, 1 << split
+    a = np.pad(a, [(0, -a.shape[0] % groups), (0, -a.shape[1] % width)] + [(0, 0)] * (a.ndim - 2))
+    a = a.reshape(a.shape[0] // groups, groups, a.shape[1] // width, width, *a.shape[2:])
+    a = a.transpose(1, 3, 0, 2, *range(4, a.ndim))
+    return a.reshape(tiles, a.shape[2] * a.shape[3], *a.shape[4:])
 
 
 def pack_words(codes: np.ndarray, fmt: WeightFormat) -> np.ndarray:
@@ -185,8 +90,9 @@ def pack_scales(m: QuantisedMatrix) -> np.ndarray:
 class _Placer:
     """Appends matrices to the tiles' memories and keeps the addresses."""
 
-    def __init__(self, tiles: int) -> None:
-        self.tiles = tiles
+    def __init__(self, config: HardwareConfig, split: int | None) -> None:
+        self.config = config
+        self.split = split  # of all matrices; None: each its own
         self.words: list[np.ndarray] = []
         self.scales: list[np.ndarray] = []
         self.address = (0, 0)
@@ -194,12 +100,15 @@ class _Placer:
     def place(self, m: QuantisedMatrix) -> tuple[int, int]:
         """Append one matrix; returns the two limbs of its half of a context."""
         word, scale = self.address
-        words = _slots(pack_words(m.codes, m.fmt), self.tiles).reshape(self.tiles, -1, WORD_LIMBS)
-        scales = _slots(pack_scales(m), self.tiles).reshape(self.tiles, -1)
+        tiles, split = self.config.tiles, self.split
+        if split is None:
+            split = choose_split(m.rows, m.blocks, tiles, self.config.columns)
+        words = _shares(pack_words(m.codes, m.fmt), tiles, split).reshape(tiles, -1, WORD_LIMBS)
+        scales = _shares(pack_scales(m), tiles, split)
         self.words.append(words)
         self.scales.append(scales)
         self.address = (word + words.shape[1], scale + scales.shape[1])
-        return m.fmt.code << FORMAT_LSB | word, scale
+        return split << SPLIT_LSB | m.fmt.code << FORMAT_LSB | word, scale
 
     def context(self, e: QuantisedExpert) -> tuple[int, ...]:
         return *self.place(e.gate_up), *self.place(e.down)
@@ -211,26 +120,36 @@ def _always(layer: QuantisedLayer) -> list[QuantisedMatrix]:
     return [layer.router, *shared, *([] if layer.fallback is None else [layer.fallback])]
 
 
-def _size(matrices: Sequence[QuantisedMatrix], tiles: int) -> tuple[int, int]:
-    scales = [-(-m.rows // tiles) * m.blocks for m in matrices]
+def _size(
+    matrices: Sequence[QuantisedMatrix], tiles: int, columns: int, split: int | None
+) -> tuple[int, int]:
+    def share(m: QuantisedMatrix) -> int:
+        chosen = choose_split(m.rows, m.blocks, tiles, columns) if split is None else split
+        return entries(m.rows, m.blocks, tiles, chosen)
+
+    scales = [share(m) for m in matrices]
     return sum(n * m.fmt.words for n, m in zip(scales, matrices, strict=True)), sum(scales)
 
 
-def size(layer: QuantisedLayer, tiles: int) -> tuple[int, int]:
-    """Macro words and scale entries a tile that ``layer`` takes."""
-    return _size([*_always(layer), *(m for e in layer.experts for m in (e.gate_up, e.down))], tiles)
+def size(layer: QuantisedLayer, tiles: int, columns: int = 1, split: int | None = None) -> tuple[int, int]:
+    """Macro words and scale entries a tile that ``layer`` takes; ``split`` as :func:`compile` has it."""
+    routed = [m for e in layer.experts for m in (e.gate_up, e.down)]
+    return _size([*_always(layer), *routed], tiles, columns, split)
 
 
-def paging(layer: QuantisedLayer, config: HardwareConfig, slots: int | None = None) -> dict[str, int]:
+def paging(
+    layer: QuantisedLayer, config: HardwareConfig, *, split: int | None = None, slots: int | None = None
+) -> dict[str, int]:
     """Values of :data:`sw_model.pages.PAGE_REGISTERS`: all 0 if ``layer`` fits ``config`` whole.
 
-    ``slots``: page the experts in any case, with at most so many on chip.
+    ``split``: as :func:`compile` has it; ``slots``: page the experts in any case, at most so many on chip.
 
     Raises
     ------
     ExpertileError : the layer does not fit, nor can it be paged
     """
-    needs = size(layer, config.tiles)
+    topology = (config.tiles, config.columns, split)
+    needs = size(layer, *topology)
     fits = True
     for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
         fits &= need <= have
@@ -241,30 +160,32 @@ def paging(layer: QuantisedLayer, config: HardwareConfig, slots: int | None = No
             )
     if fits and slots is None:
         return dict.fromkeys(PAGE_REGISTERS, 0)
-    experts = [_size([e.gate_up, e.down], config.tiles) for e in layer.experts]
-    return fit(_size(_always(layer), config.tiles), experts, layer.rule.top_k, config, slots)
+    experts = [_size([e.gate_up, e.down], *topology) for e in layer.experts]
+    return fit(_size(_always(layer), *topology), experts, layer.rule.top_k, config, slots)
 
 
-def compile(layer: QuantisedLayer, config: HardwareConfig, slots: int | None = None) -> Image:
-    """Place ``layer`` into the macros of ``config``; routed experts that do not fit become pages.
+def compile(
+    layer: QuantisedLayer, config: HardwareConfig, split: int | None = None, slots: int | None = None
+) -> Image:
+    """Place ``layer`` into the macros of ``config``; if its routed experts do not fit, they become pages.
 
-    ``slots``: as :func:`paging` has it.
+    ``split``: one topology for all matrices, to compare with; None: for each the one with the fewest cycles.
 
     Raises
     ------
     ExpertileError : the layer does not fit the macros; says how many words or scales it needs
     """
     check_fits(layer, config)
-    page_registers = paging(layer, config, slots)
-    placer = _Placer(config.tiles)
-    placer.place(layer.router)
+    page_registers = paging(layer, config, split=split, slots=slots)
+    placer = _Placer(config, split)
+    router_split = placer.place(layer.router)[0] >> SPLIT_LSB
     contexts = np.zeros((config.max_experts + 1, WORD_LIMBS), dtype=np.uint32)
     if layer.shared is not None:
         contexts[-1] = placer.context(layer.shared)
     if layer.fallback is not None:  # the place of the base expert, which such a layer lacks
         contexts[-1] = (0, 0, *placer.place(layer.fallback))
     if any(page_registers.values()):
-        pages = Pages.gather([_page(expert, config) for expert in layer.experts])
+        pages = Pages.gather([_page(expert, config, split) for expert in layer.experts])
     else:
         pages = Pages.gather([])
         for e, expert in enumerate(layer.experts):
@@ -291,46 +212,20 @@ def compile(layer: QuantisedLayer, config: HardwareConfig, slots: int | None = N
         page_scales=pages.scales,
         page_contexts=pages.contexts,
         page_sizes=pages.sizes,
-        registers=_registers(layer) | page_registers,
+        registers=_registers(layer, router_split) | page_registers,
         config=config.name,
     )
 
 
-def _page(expert: QuantisedExpert, config: HardwareConfig) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
-    placer = _Placer(config.tiles)
+def _page(
+    expert: QuantisedExpert, config: HardwareConfig, split: int | None
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    placer = _Placer(config, split)
     context = placer.context(expert)
     return context, np.concatenate(placer.words, axis=1), np.concatenate(placer.scales, axis=1)
 
 
-_LAYER_REGISTERS = (
-    "HIDDEN",
-    "INTERMEDIATE",
-    "SHARED_INTERMEDIATE",
-    "EXPERTS",
-    "TOP_K",
-    "GROUPS",
-    "TOP_GROUPS",
-    "ROUTER_SCALE",
-    "FLAGS",
-    "LIMIT",
-    "DOWN_BASE",
-    "DOMAIN_ROWS",
-    "GATE_INFO",
-    "GATE_ENTROPY",
-    "GATE_ENTROPY_SCALE",
-    "GATE_DENSITY",
-    "GATE_LAMBDA",
-    "GATE_PHI",
-    "GATE_PSI",
-    "GATE_CAP",
-    *(f"GATE_TAU{j}" for j in range(MAX_TAU)),
-)
-
-#: The registers that an image sets.
-REGISTER_NAMES = (*_LAYER_REGISTERS, *PAGE_REGISTERS)
-
-
-def _registers(layer: QuantisedLayer) -> dict[str, int]:
+def _registers(layer: QuantisedLayer, router_split: int) -> dict[str, int]:
     rule = layer.rule
     flags = {
         Flag.RENORMALISE: rule.renormalise,
@@ -356,13 +251,14 @@ def _registers(layer: QuantisedLayer) -> dict[str, int]:
         int(sum(flag for flag, on in flags.items() if on)),
         int(np.float32(layer.limit).view(np.uint32)),
         layer.down_base + ROW_EXP_BIAS,
+        router_split,
         *_gate_registers(layer),
     )
-    return dict(zip(_LAYER_REGISTERS, values, strict=True))
+    return dict(zip(LAYER_REGISTERS, values, strict=True))
 
 
 def _gate_registers(layer: QuantisedLayer) -> Iterator[int]:
-    """DOMAIN_ROWS and the gate's registers, in the order of ``_LAYER_REGISTERS``; all 0 without a gate."""
+    """DOMAIN_ROWS and the gate's registers, in the order of ``LAYER_REGISTERS``; all 0 without a gate."""
     gate = layer.gate
     if gate is None:
         yield from (0,) * (9 + MAX_TAU)

@@ -15,8 +15,8 @@ from hw.host.frames import Decoder, Frame, Kind, encode
 from hw.host.registers import ID_VALUE, address
 from sim.tools import sim_environment, verilator
 from sw_model import compiler, golden
-from sw_model.compiler import NARROW
 from sw_model.config import HardwareConfig
+from sw_model.packets import NARROW
 
 pytestmark = pytest.mark.sim
 

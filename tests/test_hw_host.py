@@ -10,7 +10,8 @@ from hw.host.axil import RegisterFile
 from hw.host.registers import COUNTERS, ID_VALUE, LAYER_WIDTHS, REGISTERS, VERSION_VALUE, Access, Register
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
-from sw_model.compiler import REGISTER_NAMES, Kind
+from sw_model.image import REGISTER_NAMES
+from sw_model.packets import Kind
 
 OKAY, SLVERR = 0, 2
 
