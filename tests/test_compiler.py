@@ -243,8 +243,8 @@ def test_packets_rebuild_the_memories() -> None:
     seen = set()
     for packet in image.packets():
         assert packet.dtype == np.uint32 and packet.shape[1] == 4 and len(packet) > 1
-        head, start, *rest = packet[0].tolist()
-        assert rest == [0, 0]
+        head, start, beats, rest = packet[0].tolist()
+        assert (beats, rest) == (len(packet) - 1, 0)
         tile, kind = head & 0xFFFF, head >> 16
         assert (tile, kind) not in seen
         seen.add((tile, kind))
