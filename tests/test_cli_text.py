@@ -142,3 +142,26 @@ def test_verilog(tmp_path):
     assert description["config_hash"] == load_config("tiny").hash
     assert {"ports", "registers", "config"} <= description.keys()
     assert all(f" {port['name']};" in text for port in description["ports"])
+
+
+def test_energy(tiny_checkpoint, tmp_path, capsys):
+    text = bytes(np.random.default_rng(1).integers(32, 127, 40).tolist())
+    (tmp_path / "code.txt").write_bytes(text)
+    options = ("energy", "--checkpoint", tiny_checkpoint, "--config", "tiny", "--text", tmp_path / "code.txt")
+    options += ("--technology", "cacti22", "--technology", "ihp130")
+    assert run(*options, "-o", tmp_path / "out", "--json", tmp_path / "e.json") == 0
+    assert "weights" in capsys.readouterr().out
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert set(report["technologies"]) == {"cacti22", "ihp130"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"{kind}-{name}.png" for kind in ("energy", "sweep") for name in ("cacti22", "ihp130")
+    }
+    counts, told = report["counts_per_token"], report["technologies"]["cacti22"]
+    assert (counts["tokens"], counts["experts_used"]) == (1, 4)  # two layers, two experts each
+    bits = 128 * counts["word_reads"] + 20 * counts["block_sums"]
+    assert told["systems"]["dram"]["parts"]["weights"] == pytest.approx(bits * 3.97 / 1000)
+    assert told["conditions"]["shared"] == 2
+    (tmp_path / "refused").mkdir()
+    for bad in (("--technology", "3nm"), ("--macro", "3KB"), ("--format", "auto")):
+        code = run(*options, *bad, "--json", tmp_path / "refused" / "e.json")
+        refused(capsys, tmp_path / "refused", code, bad[1])
