@@ -121,7 +121,7 @@ class MoELayer(wiring.Component):
             blocks=x_blocks, spread=config.activation_spread, router_spread=config.router_spread, floor=-126
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low")
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns
         )
         m.submodules.array = array = self._array
         m.submodules.normalise = normalise = Normalise(config.acc_bits, user=3)
@@ -132,7 +132,9 @@ class MoELayer(wiring.Component):
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks, spread=config.activation_spread, router_spread=config.router_spread
         )
-        m.submodules.h_buffer = h_buffer = ActivationBuffer(blocks=h_blocks, banks=1, sets=("code8",))
+        m.submodules.h_buffer = h_buffer = ActivationBuffer(
+            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns
+        )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
 
@@ -179,6 +181,8 @@ class MoELayer(wiring.Component):
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
+            x_buffer.split.eq(array.step.split),
+            h_buffer.split.eq(array.step.split),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
             array.act_shift.eq(Mux(from_h[-1], h_buffer.shift, x_buffer.shift)),
             *[getattr(array, name).eq(getattr(self, name)) for name in loads],
