@@ -20,7 +20,7 @@ OKAY, SLVERR = 0, 2
 
 @pytest.mark.parametrize("hidden", [1, 2, 5])
 def test_token_input(hidden: int) -> None:
-    """Tokens of every length around the right one: those of another length are taken back, and flagged once."""
+    """Tokens of every length around the right one: those of another are taken back, and flagged once."""
     rng = np.random.default_rng(hidden)
     lengths = [hidden] * 3 + rng.integers(1, 2 * hidden + 2, 40).tolist() + [hidden]
     tokens = [rng.integers(1, 1 << 32, n).tolist() for n in lengths]
