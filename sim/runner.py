@@ -141,7 +141,9 @@ class LayerJob:
 
     x float32 [T, H]; side and resident, the gate's, or None; expected y (the shape of x) or None;
     ``reset_at``: cycles after the start of a first, abandoned run at which reset is asserted, or None;
-    ``watchdog``: most cycles that one token may take; ``memory`` answers requests for pages.
+    ``watchdog``: most cycles that one token may take; ``memory`` answers requests for pages; ``strays``:
+    lengths of packets that are no tokens, sent before, between and after the tokens in turn; ``traffic``:
+    access registers at random meanwhile.
     """
 
     image: Image
@@ -153,6 +155,8 @@ class LayerJob:
     stalls: float = 0.0
     seed: int = 0
     reset_at: int | None = None
+    strays: tuple[int, ...] = ()
+    traffic: bool = False
     watchdog: int = 200_000
 
 
@@ -174,6 +178,8 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
         "reset_at": job.reset_at,
         "page_latency": job.memory.latency,
         "page_bandwidth": job.memory.bandwidth,
+        "strays": job.strays,
+        "traffic": job.traffic,
     }
     pages = [list(job.image.pages.packets(e)) for e in range(len(job.image.page_sizes))]
     arrays = {
