@@ -178,7 +178,7 @@ class LayerEngine:
         y = want.y
         if self._rtl is not None:
             try:
-                got = self._rtl.run(x) if self._gate is None else self._rtl.run(x, side, resident)
+                got = self._rtl.run(x) if self._gate is None else self._rtl.run(x, side)
             except RuntimeError as error:  # it hung, or broke the rules of a port
                 raise Mismatch(f"{self._name}: {self._engine.value}: {error}") from error
             self._compare(want, got, tally)

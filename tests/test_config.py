@@ -114,11 +114,11 @@ def test_keyword_only_and_frozen() -> None:
 def test_hash() -> None:
     """Stable from machine to machine, and different for every field."""
     config = HardwareConfig(name="a", **GOOD)
-    assert config.hash == "66c3bc0fe42a"
+    assert config.hash == "07755a8612fb"
     changed = {
         "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
-        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "weight_spread": 7,
-        "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11, "columns": 2,
+        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "page_slots": 2,
+        "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11, "columns": 2,
     }  # fmt: skip
     assert set(changed) == {f.name for f in fields(HardwareConfig)}
     hashes = {replace(config, **{k: v}).hash for k, v in changed.items()}

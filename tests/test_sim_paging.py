@@ -8,6 +8,7 @@ import pytest
 from random_layers import random_side, random_tokens
 from sim_layers import DOMAINS, Case, check, random_quantised, same_bits
 from test_hw_paging import Lru
+from test_sim_topology import COLUMNS
 
 from sim.driver import CLEAR, ENABLE, PageMemory
 from sim.engines import Engine, open_engine
@@ -79,21 +80,32 @@ def test_equals_golden(fmt: str, gate: bool, slots: int, stalls: float, config: 
 
 def test_a_layer_that_does_not_fit_pages_by_itself(config: HardwareConfig) -> None:
     """No option is needed: the experts take what room there is beside router and base expert."""
-    layer = random_quantised(Case(fmt="int8", shape=SHAPE), config, seed=1)
-    assert compiler.paging(layer, config)["PAGE_SLOTS"] == 0
-    whole = compiler.size(layer, config.tiles)
-    small = replace(config, words=whole[0] - 1)
-    registers = compiler.paging(layer, small)
-    assert registers["PAGE_SLOTS"] == 7
-    end = registers["PAGE_WORD_BASE"] + 7 * registers["PAGE_WORDS"]
-    assert whole[0] - registers["PAGE_WORDS"] == end <= small.words
-    with open_engine("golden", layer, small) as soft, open_engine("verilator", layer, small) as hard:
-        x = tokens(60, seed=2)
+    shape = {"experts": 8, "width": 64, "shared": 32, "expert_bias": True}
+    layer = random_quantised(Case(fmt="int8", shape=shape), config, seed=1)
+    words, scales = compiler.size(layer, config.tiles)
+    assert words > config.words and scales > config.scales
+    registers = compiler.paging(layer, config)
+    slots = registers["PAGE_SLOTS"]
+    for what, had in (("WORD", config.words), ("SCALE", config.scales)):
+        end = registers[f"PAGE_{what}_BASE"] + slots * registers[f"PAGE_{what}S"]
+        assert end <= had
+    assert 2 <= slots < 8 and end + registers["PAGE_SCALES"] > config.scales  # no room for one more
+    with open_engine("golden", layer, config) as soft, open_engine("verilator", layer, config) as hard:
+        x = tokens(100, seed=2)
         want, result = soft.run(x), hard.run(x)
         assert same_bits(want.y, result.y)
         assert want.counters.items() <= result.counters.items()
         assert 0 < want.counters["PAGE_MISSES"] < want.counters["PAGE_HITS"]
-        assert np.array_equal(soft.resident, hard.resident) and soft.resident.sum() == 7
+        assert np.array_equal(soft.resident, hard.resident) and soft.resident.sum() == slots
+
+
+@pytest.mark.parametrize("split", [None, 0, 2])
+def test_pages_in_every_topology(split: int | None) -> None:
+    layer = random_quantised(Case(fmt="mixed", shape={"hidden": 96, "experts": 7}), COLUMNS, seed=21)
+    with open_engine("verilator", layer, COLUMNS, slots=3, stalls=0.1, seed=22) as engine:
+        engine.driver.load(compiler.compile(layer, COLUMNS, split, slots=3))
+        counters = check(engine, tokens(40, seed=23, hidden=96)).counters
+        assert counters["PAGE_MISSES"] > 20
 
 
 def one_miss_each(layer: QuantisedLayer, config: HardwareConfig, x: np.ndarray, slots: int) -> np.ndarray:
@@ -133,13 +145,20 @@ def test_nothing_waits_where_bandwidth_allows(config: HardwareConfig) -> None:
     assert slow["BUSY_CYCLES"] >= paged["BUSY_CYCLES"] + slow["PAGE_STALL_CYCLES"]
 
 
+@pytest.mark.slow
 def test_pages_off_cost_nothing(config: HardwareConfig) -> None:
-    """A design with page slots that are not used takes the same cycles as one without."""
+    """A design with page slots, unused, takes the same cycles as one without, which refuses pages."""
     layer = random_quantised(Case(shape=SHAPE), config, seed=6)
     x, cycles = tokens(20, seed=6), []
     for design in (config, replace(config, page_slots=0)):
         with open_engine("verilator", layer, design) as engine:
             cycles.append(check(engine, x).counters)
+            beat = np.full((1, 4), 0xFFFFFFFF, np.uint32)
+            engine.core.send_weights([packet(Kind.WORDS, beat, page=0), packet(Kind.PAGE, page=0)])
+            engine.core.finish()
+            engine.core.wait(8)
+            assert engine.driver.read("STATUS") == BAD_WEIGHTS
+            check(engine, x)
     assert cycles[0] == cycles[1]
 
 
@@ -237,13 +256,6 @@ def test_packets_that_are_refused(config: HardwareConfig) -> None:
             assert engine.driver.read("STATUS") == BAD_WEIGHTS
             engine.driver.write("CONTROL", ENABLE | CLEAR)
         assert check(engine, x).counters["PAGE_MISSES"] == 0
-    # A design without page slots refuses pages too.
-    with open_engine("verilator", layer, replace(config, page_slots=0)) as engine:
-        engine.core.send_weights([packet(Kind.WORDS, beat, page=0), packet(Kind.PAGE, page=0)])
-        engine.core.finish()
-        engine.core.wait(8)
-        assert engine.driver.read("STATUS") == BAD_WEIGHTS
-        check(engine, x)
 
 
 @pytest.mark.parametrize("gate", [False, True])

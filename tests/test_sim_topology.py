@@ -22,12 +22,15 @@ CASES = [
 ]
 
 
+COLUMNS = HardwareConfig(
+    name="columns", tiles=4, columns=4, words=4096, scales=2048, max_hidden=96, max_intermediate=96,
+    max_experts=8, max_top_k=2, page_slots=4,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def config() -> HardwareConfig:
-    return HardwareConfig(
-        name="columns", tiles=4, columns=4, words=4096, scales=2048, max_hidden=96, max_intermediate=96,
-        max_experts=8, max_top_k=2,
-    )  # fmt: skip
+    return COLUMNS
 
 
 @pytest.mark.parametrize("stalls", [0.0, 0.4])
