@@ -31,6 +31,7 @@ COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
 # Widths of registers and counters bound some maxima; the rest are bounded by addresses of 24 bits.
 _MOST = {
     "tiles": 1 << 12,
+    "columns": 1 << 12,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
     "max_experts": 1 << 12,
@@ -48,6 +49,9 @@ class HardwareConfig:
     ----------
     name : preset name, used for folders and reports
     tiles : tiles in the array (macro + scale + accumulator), a power of two
+    columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
+        neighbouring tiles can share a matrix row and split its blocks between them (see
+        :mod:`sw_model.topology`)
     words : macro depth, in words of 32 lanes x 4 bits, per tile
     scales : scale store depth, in entries (one a block), per tile; a multiple of 4
     max_hidden : largest hidden size (elements, a multiple of 32)
@@ -77,6 +81,7 @@ class HardwareConfig:
     activation_spread: int = 10
     router_spread: int = 4
     down_spread: int = 12
+    columns: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -89,6 +94,10 @@ class HardwareConfig:
                 raise ValueError(f"{field.name} must be an integer from 1 to {most}, not {value!r}")
         if self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
+        if self.tiles % self.columns or self.columns & (self.columns - 1):
+            raise ValueError(
+                f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
+            )
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")

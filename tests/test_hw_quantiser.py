@@ -247,12 +247,53 @@ def test_speed_and_grant(take: int, give: int) -> None:
     simulate(dut, bench)
 
 
+def test_discarded_tokens_leave_nothing() -> None:
+    """Of huge tokens cut short anywhere between good ones, also while another waits or is given out."""
+    rng = np.random.default_rng(10)
+    dut = BlockQuantiser(
+        blocks=BLOCKS, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=-126, give=2, ahead=1
+    )
+    good = [elements(rng.standard_normal(n).astype(np.float32)) for n in (128, 40, 1, 100, 64, 33)]
+    beats = []
+    for v in good:
+        for cut in (int(rng.integers(1, 100)), int(rng.choice([31, 32, 33])), 1):
+            beats += [(False, 127, (1 << 24) - 1, False, i == cut - 1) for i in range(cut)]
+        beats += [(*e, i == len(v) - 1, False) for i, e in enumerate(v)]
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.vectors.payload.count, 1)
+        ctx.set(dut.vectors.valid, 1)
+        got: list[tuple[int, ...]] = []
+        sent, offered = 0, False
+        while sent < len(beats) or len(got) < sum(-(-len(v) // BLOCK) * BLOCK for v in good):
+            offered = offered or (sent < len(beats) and rng.random() < 0.7)
+            if offered:
+                sign, top, mag, last, discard = beats[sent]
+                number = {"sign": sign, "top": top, "mag": mag}
+                ctx.set(dut.i.payload, {"numbers": [number], "count": 1, "last": last})
+                ctx.set(dut.discard, discard)
+            ctx.set(dut.i.valid, offered)
+            ctx.set(dut.grant, rng.random() < 0.05)
+            ready, valid, code = await clock(ctx, dut.i.ready, dut.code_valid, dut.code)
+            if offered and ready:
+                offered, sent = False, sent + 1
+            if valid:
+                got += [(code.lane + j, code.block, code.code8[j], code.shift8) for j in range(2)]
+        want = [row for v in good for row in expected([v], -126, False)[0]]
+        assert got == [(lane, block, code8, shift8) for lane, block, code8, _, shift8, _ in want]
+
+    simulate(dut, bench)
+
+
 @pytest.mark.parametrize("sets", [("code8", "high", "low"), ("code8",)], ids="-".join)
-@pytest.mark.parametrize(("blocks", "banks", "give"), [(3, 2, 1), (5, 1, 4), (1, 1, 2), (3, 2, 8)])
-def test_activation_buffer(blocks: int, banks: int, give: int, sets: tuple[str, ...]) -> None:
-    """What was written some elements at a time reads back a block at a time; banks do not mix."""
+@pytest.mark.parametrize(
+    ("blocks", "banks", "columns", "give"),
+    [(3, 2, 1, 1), (5, 1, 1, 4), (1, 1, 1, 2), (6, 2, 4, 1), (3, 2, 2, 8)],
+)
+def test_activation_buffer(blocks: int, banks: int, columns: int, give: int, sets: tuple[str, ...]) -> None:
+    """What was written some elements at a time reads back a block a column at a time; banks do not mix."""
     rng = np.random.default_rng(blocks)
-    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, give=give)
+    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, columns=columns, give=give)
     extra = {"code8": 0, "high": 8, "low": 0}
     stored: dict[tuple[int, int], dict[str, Any]] = {}
 
@@ -280,20 +321,27 @@ def test_activation_buffer(blocks: int, banks: int, give: int, sets: tuple[str, 
         ctx.set(dut.code_valid, 0)
 
     async def read(ctx: Any, bank: int) -> None:
-        wanted = [(s, b) for b in range(blocks) for s in range(len(sets))] * 2
+        splits = range(columns.bit_length())
+        wanted = [(s, b, w) for b in range(blocks) for s in range(len(sets)) for w in splits] * 2
         rng.shuffle(wanted)
         seen = []
-        for s, b in [*wanted, *[(0, 0)] * dut.LATENCY]:
+        for s, b, w in [*wanted, *[(0, 0, 0)] * dut.LATENCY]:
             ctx.set(dut.read_set, int(s))
             ctx.set(dut.read_bank, bank)
             ctx.set(dut.read_block, int(b))
+            ctx.set(dut.split, int(w))
             seen.append(await clock(ctx, dut.act, dut.shift))
-        for (s, b), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
+        for (s, first, w), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
             name = sets[int(s)]
-            got = np.frombuffer(act.to_bytes(BLOCK, "little"), dtype=np.int8).tolist()
-            block = stored[bank, int(b)]
-            assert got == block[name]
-            assert shift == block["shift8" if name == "code8" else "shift16"] + extra[name] & 31
+            got = np.frombuffer(act.to_bytes(columns * BLOCK, "little"), dtype=np.int8).reshape(
+                columns, BLOCK
+            )
+            for c in range(columns):
+                block = stored.get((bank, int(first) + c % (1 << int(w))))
+                if block is not None:  # beyond the last block it may be anything
+                    assert got[c].tolist() == block[name]
+                    up = block["shift8" if name == "code8" else "shift16"] + extra[name]
+                    assert shift >> 5 * c & 31 == up & 31
 
     async def bench(ctx: Any) -> None:
         for bank in range(banks):

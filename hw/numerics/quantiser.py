@@ -73,6 +73,7 @@ class BlockQuantiser(wiring.Component):
         last (of a vector)}; only the last beat of a vector may be short
     vectors : stream of :func:`vectors_layout`, an item a token; it may come late, and is taken when the token
         is whole
+    discard : with a beat: it and all of its token so far are forgotten
     constants : append the block that biases ride on to every vector
     grant : the place where the codes go is free
     code, code_valid : ``give`` elements a cycle, blocks in the order they came; see :func:`code_layout`
@@ -117,6 +118,7 @@ class BlockQuantiser(wiring.Component):
             {
                 "i": In(stream.Signature(data.StructLayout(beat))),
                 "vectors": In(stream.Signature(vectors_layout(user))),
+                "discard": In(1),
                 "constants": In(1),
                 "grant": In(1),
                 "code": Out(code_layout(blocks, give)),
@@ -177,6 +179,7 @@ class BlockQuantiser(wiring.Component):
         block_top = Signal(signed(TOP_BITS), init=floor)
         token_top = Signal(signed(TOP_BITS), init=floor)
         seen, constant = Signal(8), Signal()
+        begin = Signal.like(head)  # of the token being collected
         complete, full, store = Signal(), Signal(), Signal()
         m.d.comb += [
             complete.eq(self.vectors.valid & (seen == self.vectors.payload.count)),
@@ -187,6 +190,7 @@ class BlockQuantiser(wiring.Component):
             m.d.sync += [
                 whole.valid.eq(1),
                 whole.end.eq(head),
+                begin.eq(head),
                 whole.top.eq(token_top),
                 whole.user.eq(self.vectors.payload.user),
                 token_top.eq(floor),
@@ -224,8 +228,10 @@ class BlockQuantiser(wiring.Component):
             with m.State("COLLECT"):
                 m.d.comb += [
                     self.i.ready.eq(~complete & ~full & ~alone),
-                    store.eq(self.i.valid & self.i.ready),
+                    store.eq(self.i.valid & self.i.ready & ~self.discard),
                 ]
+                with m.If(self.i.valid & self.i.ready & self.discard):
+                    m.d.sync += [head.eq(begin), token_top.eq(floor), block_top.eq(floor), seen.eq(0)]
                 for j, number in enumerate(numbers):
                     m.d.comb += number.top.eq(floor)
                     with m.If(j < self.i.payload.count):

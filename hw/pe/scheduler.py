@@ -127,7 +127,11 @@ class Scheduler(wiring.Component):
         free, put = Signal(), Signal()
         last_use = data.StructLayout({"x": 2, "h": 1})  # the last pass that reads a bank of x; the token's h
         use, waiting, running = Signal(last_use), Signal(last_use), Signal(last_use)
-        m.d.comb += [free.eq(~self.o.valid | self.o.ready), job.rows.eq(info.rows)]
+        m.d.comb += [
+            free.eq(~self.o.valid | self.o.ready),
+            job.rows.eq(info.rows),
+            info.split.eq(job.split),
+        ]
         m.d.sync += [
             self.x_release.eq(Mux(self.o.ready, running.x, 0)),
             self.h_release.eq(running.h & self.o.ready),
@@ -146,6 +150,7 @@ class Scheduler(wiring.Component):
                 job.word.eq(self.context.gate_up.word),
                 job.scale.eq(self.context.gate_up.scale),
                 job.format.eq(self.context.gate_up.format),
+                job.split.eq(self.context.gate_up.split),
                 job.blocks.eq(x_blocks),
                 job.bank.eq(of),
                 info.kind.eq(Kind.GATE_UP),
@@ -173,6 +178,7 @@ class Scheduler(wiring.Component):
                 m.d.comb += [
                     put.eq(free),
                     job.format.eq(ROUTER_FORMAT.code),
+                    job.split.eq(layer.ROUTER_SPLIT),
                     job.blocks.eq(router_blocks),
                     job.wide.eq(1),
                     job.bank.eq(self.x_bank),
@@ -250,6 +256,7 @@ class Scheduler(wiring.Component):
                     job.word.eq(self.context.down.word),
                     job.scale.eq(self.context.down.scale),
                     job.format.eq(self.context.down.format),
+                    job.split.eq(self.context.down.split),
                     job.blocks.eq(h_need),
                     job.from_h.eq(1),
                     job.act.eq(h_at),
