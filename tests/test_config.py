@@ -118,7 +118,8 @@ def test_hash() -> None:
     changed = {
         "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
         "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "page_slots": 2,
-        "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11, "columns": 2,
+        "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11,
+        "columns": 2,
     }  # fmt: skip
     assert set(changed) == {f.name for f in fields(HardwareConfig)}
     hashes = {replace(config, **{k: v}).hash for k, v in changed.items()}

@@ -78,11 +78,11 @@ def test_equals_golden(fmt: str, gate: bool, slots: int, stalls: float, config: 
         assert engine.driver.read("STATUS") == 0
 
 
-def test_a_layer_that_does_not_fit_pages_by_itself(config: HardwareConfig) -> None:
+def test_a_layer_that_does_not_fit_pages_by_itself() -> None:
     """No option is needed: the experts take what room there is beside router and base expert."""
-    shape = {"experts": 8, "width": 64, "shared": 32, "expert_bias": True}
+    config, shape = COLUMNS, {"hidden": 96, "width": 96, "experts": 8, "shared": 32}
     layer = random_quantised(Case(fmt="int8", shape=shape), config, seed=1)
-    words, scales = compiler.size(layer, config.tiles)
+    words, scales = compiler.size(layer, config.tiles, config.columns)
     assert words > config.words and scales > config.scales
     registers = compiler.paging(layer, config)
     slots = registers["PAGE_SLOTS"]
@@ -91,7 +91,7 @@ def test_a_layer_that_does_not_fit_pages_by_itself(config: HardwareConfig) -> No
         assert end <= had
     assert 2 <= slots < 8 and end + registers["PAGE_SCALES"] > config.scales  # no room for one more
     with open_engine("golden", layer, config) as soft, open_engine("verilator", layer, config) as hard:
-        x = tokens(100, seed=2)
+        x = tokens(100, seed=2, hidden=96)
         want, result = soft.run(x), hard.run(x)
         assert same_bits(want.y, result.y)
         assert want.counters.items() <= result.counters.items()
