@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_layers import random_side, random_tokens
+from random_layers import random_gate, random_layer, random_side, random_tokens
 from sim_layers import DOMAINS, Case, check, random_quantised, same_bits
 from test_hw_paging import Lru
 from test_sim_topology import COLUMNS
 
+from expertile.engines import LayerEngine
+from expertile.options import EngineName
 from sim.driver import CLEAR, ENABLE, PageMemory
 from sim.engines import Engine, open_engine
 from sw_model import compiler, golden
@@ -99,6 +101,24 @@ def test_a_layer_that_does_not_fit_pages_by_itself() -> None:
         assert np.array_equal(soft.resident, hard.resident) and soft.resident.sum() == slots
 
 
+def test_the_command_line_checks_and_reports() -> None:
+    """Residency goes on from call to call; output, counters and figures agree with the golden engine's."""
+    plain = random_layer(np.random.default_rng(2), hidden=96, width=96, experts=8, shared=32)
+    gate = random_gate(np.random.default_rng(3), plain)
+    engines = [
+        LayerEngine(plain, "layer", EngineName(name), "int8", COLUMNS, gate=gate)
+        for name in ("golden", "verilator")
+    ]
+    for seed in range(3):
+        golden_side, rtl_side = (e.run(tokens(20, seed=seed, hidden=96)) for e in engines)
+        assert same_bits(golden_side.y, rtl_side.y)
+        ours, theirs = golden_side.tally.figures(), rtl_side.tally.figures()
+        assert ours["page_hit_rate"] == theirs["page_hit_rate"] > 0
+        assert ours["page_stall_cycles"] is None and (seed or theirs["page_stall_cycles"] > 0)
+    for engine in engines:
+        engine.close()
+
+
 @pytest.mark.parametrize("split", [None, 0, 2])
 def test_pages_in_every_topology(split: int | None) -> None:
     layer = random_quantised(Case(fmt="mixed", shape={"hidden": 96, "experts": 7}), COLUMNS, seed=21)
@@ -122,14 +142,14 @@ def test_nothing_waits_where_bandwidth_allows(config: HardwareConfig) -> None:
     """Pages load while the base expert and those on chip compute: no cycle is lost, and no bit disturbed."""
     shape = {"experts": 8, "shared": 64, "gated": True}
     layer = random_quantised(Case(fmt="fp8", shape=shape), config, seed=4)
-    x = one_miss_each(layer, config, tokens(400, seed=5), slots=3)
+    x = one_miss_each(layer, config, tokens(400, seed=5), slots=4)
     counters = {}
-    for slots in (3, None):
+    for slots in (4, None):
         with open_engine("verilator", layer, config, slots=slots) as engine:
             engine.run(x[:1])  # two pages, which one base expert does not hide
             counters[slots] = check(engine, x[1:]).counters
-    paged, whole = counters[3], counters[None]
-    page = compiler.paging(layer, config, slots=3)["PAGE_WORDS"]
+    paged, whole = counters[4], counters[None]
+    page = compiler.paging(layer, config, slots=4)["PAGE_WORDS"]
     assert paged["PAGE_MISSES"] > 60
     assert paged["PAGE_MISSES"] == len(x) - 1
     assert paged["PAGE_STALL_CYCLES"] == 0
@@ -138,7 +158,7 @@ def test_nothing_waits_where_bandwidth_allows(config: HardwareConfig) -> None:
     assert paged["ACTIVE_CYCLES"] == whole["ACTIVE_CYCLES"]
     assert paged["BUSY_CYCLES"] < 1.01 * whole["BUSY_CYCLES"]
     # With a slow memory the same stream waits, for as long as it takes.
-    with open_engine("verilator", layer, config, slots=3, memory=PageMemory(latency=3000)) as engine:
+    with open_engine("verilator", layer, config, slots=4, memory=PageMemory(latency=3000)) as engine:
         engine.run(x[:1])
         slow = check(engine, x[1:]).counters
     assert slow["PAGE_STALL_CYCLES"] > 1000 * slow["PAGE_MISSES"] / 2

@@ -234,6 +234,28 @@ def test_tokens():
     simulate(bench, doubling_core)
 
 
+def test_requests_for_pages():
+    """They come unasked, once each, also while a command is answered."""
+
+    async def core(ctx, bridge):
+        for request in (0x00020005, 0x00010003, 0xFFFF0000):
+            await ticks(ctx, 40)
+            ctx.set(bridge.m_axis_page_tdata, request)
+            ctx.set(bridge.m_axis_page_tvalid, 1)
+            await until(ctx, bridge.m_axis_page_tready)
+            ctx.set(bridge.m_axis_page_tvalid, 0)
+        await ticks(ctx, 10_000)
+
+    async def bench(ctx, host, bridge):
+        await host.send(ctx, encode(Kind.READ, 9, [address("ID")]))
+        frames = await host.answer(ctx, 4)
+        pages = [f.words for f in frames if f.kind == Kind.PAGE and f.tag == 0]
+        assert pages == [(0x00020005,), (0x00010003,), (0xFFFF0000,)]
+        assert [f for f in frames if f.kind != Kind.PAGE] == [Frame(Kind.DONE, 9, (ID_VALUE,))]
+
+    simulate(bench, core)
+
+
 def test_registers_while_a_token_waits():
     """No core takes the token: registers still answer, another token is refused, the first one is kept."""
     token = [5, 6, 7]

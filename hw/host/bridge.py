@@ -41,7 +41,8 @@ class Bridge(wiring.Component):
 
     A command acts only once its whole frame is there. A token moves into a buffer of its own, so registers
     can be read and written while it waits for the core. Results are collected whole before they are sent: the
-    core waits for the host, never the other way round. Weights are loaded while no token is in the core.
+    core waits for the host, never the other way round. Weights are loaded while no token is in the core, except
+    pages, which it asks for.
 
     Throughput: that of the byte link.
     """
@@ -301,6 +302,8 @@ class Bridge(wiring.Component):
                     m.next = "REPLY"
                 with m.Elif(token["done"]):
                     m.next = "TOKEN"
+                with m.Elif(self.m_axis_page_tvalid):
+                    m.next = "PAGE"
                 with m.Elif(result["full"]):
                     m.next = "RESULT"
             with m.State("REPLY"):
@@ -320,6 +323,19 @@ class Bridge(wiring.Component):
                 ]
                 with m.If(head.ready):
                     m.d.comb += token["told"].eq(1)
+                    m.next = "CHOOSE"
+            with m.State("PAGE"):
+                m.d.comb += [
+                    head.payload.kind.eq(Kind.PAGE.value),
+                    head.payload.words.eq(1),
+                    head.valid.eq(1),
+                ]
+                with m.If(head.ready):
+                    m.next = "PAGE_WORD"
+            with m.State("PAGE_WORD"):
+                m.d.comb += [word.payload.eq(self.m_axis_page_tdata), word.valid.eq(1)]
+                with m.If(word.ready):
+                    m.d.comb += self.m_axis_page_tready.eq(1)
                     m.next = "CHOOSE"
             with m.State("RESULT"):
                 m.d.comb += [

@@ -20,6 +20,7 @@ the answer before it sends the next frame, except that after a TOKEN other kinds
     DONE              as above
     REFUSED           1: an Error; the command had no effect
     RESULT            n: the elements of a token's result, tag 0; comes unasked, in the order of the tokens
+    PAGE              1: expert [15:0] and its slot [31:16], tag 0; unasked: the core waits for this page
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Kind(IntEnum):
     DONE = 0x80
     REFUSED = 0x81
     RESULT = 0x82
+    PAGE = 0x83
 
 
 class Error(IntEnum):
