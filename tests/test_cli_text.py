@@ -7,6 +7,7 @@ import pytest
 from test_cli import fake, refused, run  # noqa: F401 (fake is a fixture)
 
 from expertile.options import ROOT
+from hw.host.register_files import c_header, svd
 from sw_model import reference
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import compile
@@ -131,7 +132,8 @@ def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, mon
 def test_verilog_refuses(tmp_path, capsys):
     refused(capsys, tmp_path, run("verilog", "--config", "nope", "-o", tmp_path / "a.v"), "'nope'")
     refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "no" / "a.v"), "no folder")
-    refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "a.json"), "another ending")
+    for taken in ("json", "h", "svd"):
+        refused(capsys, tmp_path, run("verilog", "-o", tmp_path / f"a.{taken}"), "another ending")
 
 
 def test_verilog(tmp_path):
@@ -142,6 +144,8 @@ def test_verilog(tmp_path):
     assert description["config_hash"] == load_config("tiny").hash
     assert {"ports", "registers", "config"} <= description.keys()
     assert all(f" {port['name']};" in text for port in description["ports"])
+    assert (tmp_path / "a.h").read_text() == c_header()
+    assert (tmp_path / "a.svd").read_text() == svd()
 
 
 def test_energy(tiny_checkpoint, tmp_path, capsys):
