@@ -84,7 +84,7 @@ _IDENTITY = (
                 "error_token_length",
                 1,
                 1,
-                "A token's tlast came early or late; it was padded or cut. Cleared with the counters.",
+                "A token was shorter or longer than HIDDEN: it was dropped. Cleared with the counters.",
             ),
         ),
     ),
