@@ -179,7 +179,7 @@ def test_gate_study(common, texts, tmp_path):
 
 def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     options = ("--prompt", "a bc", "--tokens", 80, "--gate", gate, "--json", tmp_path / "g.json")
-    assert run("generate", *common, *options, "--energy-budget", 1000) == 0
+    assert run("generate", *common, *options, "--energy-budget", 100) == 0
     free = json.loads((tmp_path / "g.json").read_text())["governor"]
     assert len(free["trace"]) == 79 and free["budget_from"] == 40  # the first token comes out of the prompt
     assert not free["attention"] and {(row["lambda"], row["cap"]) for row in free["trace"]} == {(0, 255)}
@@ -190,7 +190,7 @@ def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     assert report["technology"] == "cacti22"
     held = report["governor"]
     for a, b in zip(held["trace"][:20], free["trace"][:20], strict=True):  # up to rounding of the weights
-        assert (a["nj"], a["experts"]) == (pytest.approx(b["nj"], rel=1e-3), b["experts"])
+        assert (a["nj"], a["experts"]) == (pytest.approx(b["nj"], rel=0.02), b["experts"])
     assert held["nj_after"] == pytest.approx(budget, rel=0.05)
     assert held["experts_after"] < free["experts_after"] and held["attention"]
     assert max(r["attention"] for r in held["trace"]) == 3 and row["attention"] == 0

@@ -28,7 +28,7 @@ EVENTS = (
     "combine_rows",
 )
 KEY_BITS = 8  # of an element of a key or a value, kept in memories like those that contexts are read from
-UNITS = 1 << 22  # of a budget
+UNITS = 1 << 23  # of a budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(tech: Technology, conditions: Conditions, budget_nj: float) -> Estimate:
-    """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-22nd part."""
+    """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-23rd part."""
     unit = 1000 * budget_nj / UNITS
     weights = {}
     for event in EVENTS:
