@@ -41,8 +41,8 @@ class Bridge(wiring.Component):
 
     A command acts only once its whole frame is there. A token moves into a buffer of its own, so registers
     can be read and written while it waits for the core. Results are collected whole before they are sent: the
-    core waits for the host, never the other way round. Weights are loaded while no token is in the core; pages
-    when it asks for them.
+    core waits for the host, never the other way round. Weights are loaded while no token is in the core;
+    pages when it asks for them.
 
     Throughput: that of the byte link.
     """
