@@ -1,4 +1,4 @@
-"""Byte pipes to a device: a serial port, or a socket to a simulated one."""
+"""Byte pipes to a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sw_model.errors import ExpertileError
 __all__ = ["BAUD", "Pipe", "PortPipe"]
 
 BAUD = 1_500_000
-SIMULATED = "sim://"
 
 
 class Pipe(Protocol):
@@ -32,8 +31,9 @@ class Pipe(Protocol):
 
 
 class PortPipe:
-    """A serial port by its name (/dev/ttyUSB0, COM3), or ``sim://HOST:PORT``: a port that
-    ``expertile serve`` simulates. 8 data bits, no parity, 1 stop bit, no handshake.
+    """A serial port by its name (/dev/ttyUSB0, COM3), or one behind a TCP socket (socket://HOST:PORT).
+
+    8 data bits, no parity, 1 stop bit, no handshake.
 
     Raises
     ------
@@ -42,9 +42,8 @@ class PortPipe:
 
     def __init__(self, port: str, baud: int = BAUD) -> None:
         self._name = port
-        url = f"socket://{port.removeprefix(SIMULATED)}" if port.startswith(SIMULATED) else port
         try:
-            self._port = serial.serial_for_url(url, baudrate=baud, timeout=0)
+            self._port = serial.serial_for_url(port, baudrate=baud, timeout=0)
         except (serial.SerialException, ValueError, OSError) as error:
             raise self._error("cannot be opened", error) from None
         try:
@@ -53,15 +52,19 @@ class PortPipe:
             pass  # sockets, pseudo-terminals and other systems have no such mode
 
     def _error(self, what: str, error: Exception) -> ExpertileError:
-        return ExpertileError(f"port {self._name}: {what} ({error}); name a serial port or sim://HOST:PORT")
+        return ExpertileError(
+            f"port {self._name}: {what} ({error}); name a serial port or socket://HOST:PORT"
+        )
 
     def write(self, data: bytes) -> None:
+        """See :class:`Pipe`."""
         try:
             self._port.write(data)
         except (serial.SerialException, OSError) as error:
             raise self._error("takes no more", error) from None
 
     def read(self, seconds: float) -> bytes:
+        """See :class:`Pipe`."""
         try:
             self._port.timeout = seconds
             data = self._port.read(1)
@@ -73,7 +76,9 @@ class PortPipe:
             raise self._error("is gone", error) from None
 
     def now(self) -> float:
+        """See :class:`Pipe`."""
         return time.monotonic()
 
     def close(self) -> None:
+        """See :class:`Pipe`."""
         self._port.close()
