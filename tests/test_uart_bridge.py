@@ -158,10 +158,10 @@ def test_frames_out_of_range(bad):
         encode(*bad)
 
 
-@pytest.mark.parametrize("bad", [{"capacity": 1}, {"capacity": 9, "patience": 0}])
+@pytest.mark.parametrize("bad", [{"capacity": 3}, {"capacity": 9, "patience": 0}])
 def test_parameters(bad):
-    with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be"):
-        Bridge(**bad).elaborate(None)
+    with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be at least"):
+        Bridge(**bad)
 
 
 def test_registers():

@@ -52,8 +52,9 @@ class Bridge(wiring.Component):
     RESET_CYCLES = 16
 
     def __init__(self, *, capacity: int, patience: int = 1 << 15) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be positive, not {patience}")
+        for name, value, least in (("capacity", capacity, BEAT_WORDS), ("patience", patience, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
         self._capacity = capacity
         self._patience = patience
         ports = {"rx": In(BYTE), "tx": Out(BYTE), "reset": Out(1), "busy": Out(1), "error": Out(1)}
