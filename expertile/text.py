@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from expertile.engines import ModelEngine
 from expertile.options import EngineName, FormatName
 from expertile.output import console
@@ -147,8 +149,9 @@ def layer_work(
     config: HardwareConfig,
     gate: GateFile | None,
     max_bytes: int,
-) -> Counts:
-    """Work of all MoE layers on ``texts``, by the golden model, summed; ``tokens`` are those of the text.
+) -> tuple[Counts, float]:
+    """Work of all MoE layers on ``texts``, by the golden model, summed, with the tokens of the text as its
+    ``tokens``; and bits a byte.
 
     Raises
     ------
@@ -162,9 +165,10 @@ def layer_work(
         raise ExpertileError(f"format {fmt.value!r}: name a format here")
     layers = load_layers(checkpoint, gate, config, fmt.value)
     batch = Batch.of(texts, checkpoint, total=max_bytes, length=max_bytes + 1)
-    blocks, _ = run_text(checkpoint, layers, batch, None if gate is None else gate.information, config)
+    blocks, cost = run_text(checkpoint, layers, batch, None if gate is None else gate.information, config)
     every = [result.work.total() for result in blocks.seen.values()]
-    return replace(sum(every[1:], start=every[0]), tokens=every[0].tokens)
+    work = replace(sum(every[1:], start=every[0]), tokens=every[0].tokens)
+    return work, float(np.mean(np.concatenate(cost)))
 
 
 def stream(

@@ -34,6 +34,7 @@ MODES = 4
 NO_CAP = 255
 DEBT_SHIFT, CREDIT_SHIFT = 3, 2  # owed at most b << 3, saved at most b >> 2
 BUDGET_BITS = 24
+ENERGY_BITS = 28  # of what a token took, saturated: more than any debt that is kept
 LEAST_BUDGET = 1 << 12
 LAMBDA_BITS = 11  # lambda_max = 8 octaves
 
