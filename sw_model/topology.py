@@ -40,4 +40,4 @@ def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, config: HardwareConfi
     The router's passes take every block twice, with the high and the low bytes of the token.
     """
     sets = 2 if fmt is ROUTER_FORMAT else 1
-    return max(entries(rows, blocks, config.tiles, split) * fmt.steps * sets, rows)
+    return max(entries(rows, blocks, config.tiles, split) * fmt.steps * sets, -(-rows // config.drain))
