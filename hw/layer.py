@@ -1,7 +1,7 @@
 """The MoE layer: reads as the block diagram.
 
 x ─▶ x_quantiser ─▶ x_buffer ─┐                       ┌─▶ router ─▶ scheduler, contexts ─▶ (passes)
-                                  ├─▶ array ─▶ normalise ─┴─▶ clamp ─▶ swiglu ─▶ h_quantiser ─▶ h_buffer
+                                  ├─▶ array ─▶ normalise ─┴─▶ activate ─▶ h_quantiser ─▶ h_buffer
                         h_buffer ─┘     └─▶ combine ─▶ y
 """
 
@@ -13,17 +13,19 @@ from amaranth.lib.wiring import In, Out
 from hw.numerics.float32 import unpack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
+from hw.numerics.scaled import SCALED
+from hw.pe.activate import Activate, numbers_layout
 from hw.pe.activations import ActivationBuffer
 from hw.pe.array import PeArray
-from hw.pe.clamp import Clamp
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
 from hw.pe.paging import LOCATION, REQUEST, Paging
 from hw.pe.scheduler import LAYER, Scheduler
-from hw.pe.swiglu import SwiGlu
+from hw.pe.serialiser import Serialiser
 from hw.router.gate import SIDE
 from hw.router.router import Router
+from hw.skid import Skid
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK
@@ -132,30 +134,34 @@ class MoELayer(wiring.Component):
         x_blocks = config.max_hidden // BLOCK
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
+        lanes = config.drain
         m.submodules.x_quantiser = x_quantiser = BlockQuantiser(
             blocks=x_blocks,
             spread=config.activation_spread,
             router_spread=config.router_spread,
             floor=-126,
+            give=lanes,
             user=SIDE.size,
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns, give=lanes
         )
         m.submodules.array = array = self._array
-        m.submodules.normalise = normalise = Normalise(config.acc_bits, user=3)
+        m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
         m.submodules.router = router = self._router
         m.submodules.contexts = contexts = self._contexts
-        m.submodules.clamp = clamp = Clamp(user=1)
-        m.submodules.swiglu = swiglu = SwiGlu(user=1)
+        m.submodules.activate = activate = Activate(lanes)
+        m.submodules.h_skid = h_skid = Skid(numbers_layout(activate.lanes))
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks,
             spread=config.activation_spread,
             router_spread=config.router_spread,
+            take=activate.lanes,
+            give=lanes,
             ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
-            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns
+            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns, give=lanes
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
@@ -220,26 +226,38 @@ class MoELayer(wiring.Component):
             *[getattr(router, f"load_{t}_en").eq(getattr(self, f"load_{t}_en")) for t in _ROUTER_TABLES],
         ]
 
-        # Rows: down passes to the combine, all others to numbers, and those to the router or to SwiGLU.
-        row, info = array.o.payload, array.o.payload.info
+        # Rows: down passes to the combine, all others to numbers, and those to the router or the activation.
+        beat, info = array.o.payload, array.o.payload.info
         is_down = info.kind == Kind.DOWN
         m.d.comb += [
-            combine.i.payload.eq(row),
+            combine.i.payload.eq(beat),
             combine.i.valid.eq(array.o.valid & is_down),
             combine.down_base.eq(layer.DOWN_BASE),
-            normalise.i.payload.value.eq(row.acc),
-            normalise.i.payload.exp.eq(info.base + row.row_exp),
-            normalise.i.payload.user.eq(Cat(row.last, info.kind)),
-            normalise.i.valid.eq(array.o.valid & ~is_down),
-            array.o.ready.eq(Mux(is_down, combine.i.ready, normalise.i.ready)),
         ]
-        number = normalise.o.payload.number
-        last, kind = normalise.o.payload.user[0], normalise.o.payload.user[1:]
-        is_router = kind == Kind.ROUTER.value
+        tag = data.StructLayout({"last": 1, "kind": 2, "count": range(lanes + 1)})
+        normalise = [Normalise(config.acc_bits, user=tag.size) for _ in range(lanes)]  # in step
+        for lane, one in enumerate(normalise):
+            m.submodules[f"normalise{lane}"] = one
+            m.d.comb += [
+                one.i.payload.value.eq(beat.rows[lane].acc),
+                one.i.payload.exp.eq(info.base + beat.rows[lane].row_exp),
+                one.i.payload.user.eq(Cat(beat.last, info.kind, beat.count)),
+                one.i.valid.eq(array.o.valid & ~is_down),
+                serialiser.i.payload["items"][lane].eq(one.o.payload.number),
+                activate.i.payload.numbers[lane].eq(one.o.payload.number),
+            ]
+        first, user = normalise[0], data.View(tag, normalise[0].o.payload.user)
+        is_router = user.kind == Kind.ROUTER.value
         m.d.comb += [
-            router.i.payload.number.eq(number),
-            router.i.payload.last.eq(last),
-            router.i.valid.eq(normalise.o.valid & is_router),
+            array.o.ready.eq(Mux(is_down, combine.i.ready, first.i.ready)),
+            *[one.o.ready.eq(Mux(is_router, serialiser.i.ready, activate.i.ready)) for one in normalise],
+            serialiser.i.payload.count.eq(user.count),
+            serialiser.i.payload.last.eq(user.last),
+            serialiser.i.valid.eq(first.o.valid & is_router),
+            serialiser.o.ready.eq(1),
+            router.i.payload.number.eq(serialiser.o.payload.item),
+            router.i.payload.last.eq(serialiser.o.payload.last),
+            router.i.valid.eq(serialiser.o.valid),
             router.rule.experts.eq(layer.EXPERTS),
             router.rule.top_k.eq(layer.TOP_K),
             router.rule.groups.eq(layer.GROUPS),
@@ -256,18 +274,18 @@ class MoELayer(wiring.Component):
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
             scheduler.route.shared.eq(router.route.shared),
             router.ack.eq(scheduler.route_ack),
-            clamp.i.payload.number.eq(number),
-            clamp.i.payload.user.eq(last),
-            clamp.i.valid.eq(normalise.o.valid & ~is_router),
-            clamp.enable.eq(flag(Flag.CLAMPED)),
-            *[clamp.limit[k].eq(v) for k, v in unpack(layer.LIMIT).items()],
-            normalise.o.ready.eq(is_router | clamp.i.ready),
-            swiglu.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
+            activate.i.payload.count.eq(user.count),
+            activate.i.payload.last.eq(user.last),
+            activate.i.valid.eq(first.o.valid & ~is_router),
+            activate.clamped.eq(flag(Flag.CLAMPED)),
+            *[activate.limit[k].eq(v) for k, v in unpack(layer.LIMIT).items()],
+            activate.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
         ]
-        wiring.connect(m, clamp.o, swiglu.i)
         self._page(m, router, scheduler)
 
         # h: collected over all experts of the token, then quantised on one LSB.
+        wiring.connect(m, activate.o, h_skid.i)
+        wiring.connect(m, h_skid.o, h_quantiser.i)
         wiring.connect(m, scheduler.h_vectors, h_quantiser.vectors)
         h_full = Signal()
         with m.If(scheduler.h_release):
@@ -275,16 +293,11 @@ class MoELayer(wiring.Component):
         with m.If(h_quantiser.done):
             m.d.sync += h_full.eq(1)
         m.d.comb += [
-            h_quantiser.i.payload.numbers[0].eq(swiglu.o.payload.number),
-            h_quantiser.i.payload.count.eq(1),
-            h_quantiser.i.payload.last.eq(swiglu.o.payload.user),
-            h_quantiser.i.valid.eq(swiglu.o.valid),
-            swiglu.o.ready.eq(h_quantiser.i.ready),
             h_quantiser.constants.eq(flag(Flag.EXPERT_BIASED)),
             h_quantiser.grant.eq(~h_full),
             h_buffer.code.eq(h_quantiser.code),
             h_buffer.code_valid.eq(h_quantiser.code_valid),
-            scheduler.h_block_done.eq(h_quantiser.code_valid & h_quantiser.code.lane.all()),
+            scheduler.h_block_done.eq(h_quantiser.code_valid & (h_quantiser.code.lane == BLOCK - lanes)),
             scheduler.h_top.eq(h_quantiser.token_top),
         ]
 

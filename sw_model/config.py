@@ -32,6 +32,7 @@ COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
 _MOST = {
     "tiles": 1 << 12,
     "columns": 1 << 12,
+    "drain": 4,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
     "max_experts": 1 << 12,
@@ -54,6 +55,8 @@ class HardwareConfig:
     columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
         neighbouring tiles can share a matrix row and split its blocks between them (see
         :mod:`sw_model.topology`)
+    drain : rows that leave the array a cycle, and hence the width of what follows it: 1, 2 or 4, at most
+        ``tiles``
     words : macro depth, in words of 32 lanes x 4 bits, per tile
     scales : scale store depth, in entries (one a block), per tile; a multiple of 4
     max_hidden : largest hidden size (elements, a multiple of 32)
@@ -86,6 +89,7 @@ class HardwareConfig:
     router_spread: int = 4
     down_spread: int = 12
     columns: int = 1
+    drain: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -103,6 +107,8 @@ class HardwareConfig:
             raise ValueError(
                 f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
             )
+        if self.drain & (self.drain - 1) or self.drain > self.tiles:
+            raise ValueError(f"drain must be 1, 2 or 4, and at most the {self.tiles} tiles, not {self.drain}")
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")
