@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Protocol
 
@@ -31,7 +32,7 @@ class Pipe(Protocol):
 
 
 class PortPipe:
-    """A serial port by its name (/dev/ttyUSB0, COM3), or one behind a TCP socket (socket://HOST:PORT).
+    """A serial port by its name (/dev/ttyUSB0, COM3), or a simulation's behind a TCP socket (sim://HOST:PORT).
 
     8 data bits, no parity, 1 stop bit, no handshake.
 
@@ -43,7 +44,8 @@ class PortPipe:
     def __init__(self, port: str, baud: int = BAUD) -> None:
         self._name = port
         try:
-            self._port = serial.serial_for_url(port, baudrate=baud, timeout=0)
+            url = re.sub("^sim://", "socket://", port)
+            self._port = serial.serial_for_url(url, baudrate=baud, timeout=0)
         except (serial.SerialException, ValueError, OSError) as error:
             raise self._error("cannot be opened", error) from None
         try:
@@ -52,9 +54,7 @@ class PortPipe:
             pass  # sockets, pseudo-terminals and other systems have no such mode
 
     def _error(self, what: str, error: Exception) -> ExpertileError:
-        return ExpertileError(
-            f"port {self._name}: {what} ({error}); name a serial port or socket://HOST:PORT"
-        )
+        return ExpertileError(f"port {self._name}: {what} ({error}); name a serial port or sim://HOST:PORT")
 
     def write(self, data: bytes) -> None:
         """See :class:`Pipe`."""

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.host.axil import SIGNALS, RegisterFile
-from hw.host.registers import COUNTERS, LAYER_WIDTHS
+from hw.host.registers import COUNTERS, LAYER_WIDTHS, config_id
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
@@ -166,3 +166,4 @@ class Top(wiring.Component):
         flags = Signal(2)  # a token's length; a weight packet
         m.d.sync += flags.eq(Mux(clear, 0, flags) | Cat(tokens.length_error, weights.error))
         m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, flags))
+        m.d.comb += registers.ro_CONFIG_HASH.eq(config_id(self._config))

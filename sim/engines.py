@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from driver.accelerator import Driver
 from sim.build import build_verilator, generated
-from sim.driver import Driver, PageMemory, watchdog
+from sim.memory import PageMemory
 from sim.runner import LayerJob, build, run_layer
-from sim.verilator import Core
+from sim.verilator import Core, watchdog
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
@@ -142,8 +143,8 @@ class _Verilator(Engine):
         super().__init__(layer, config, slots)
         image = compiler.compile(layer, config, slots=slots)
         library = build_verilator(generated(config))
-        self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config))
-        self.driver = Driver(self.core, memory)
+        self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config), memory=memory)
+        self.driver = Driver(self.core)
         self.driver.load(image)
 
     def _resident(self) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sim.build import TOP, cached, key
-from sim.driver import PageMemory
+from sim.memory import PageMemory
 from sim.tools import BUILD, ROOT, icarus, icarus_version, sim_environment, verilator, verilator_version
 from sw_model.gate import SideBand
 from sw_model.image import Image, resident_packet

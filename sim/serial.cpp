@@ -1,4 +1,4 @@
-// Drives a Verilated design by its serial line: module serial_top with ports clk, uart_rx and uart_tx.
+// Drives a Verilated design by its serial line: module serial_top with ports clk, uart_rx, uart_tx and led.
 //
 // Python queues bytes and asks to run; every clock cycle and every bit on the line is handled here. Bits on
 // the line, start and stop bits too, can be inverted at random, in either direction.
@@ -96,6 +96,8 @@ API Line* serial_create(uint64_t seed, uint32_t divisor, uint32_t noise) {
 }
 
 API void serial_destroy(Line* line) { delete line; }
+
+API uint32_t serial_lamps(const Line* line) { return line->top.led; }
 
 API uint64_t serial_cycle(const Line* line) { return line->cycle; }
 

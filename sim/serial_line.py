@@ -14,6 +14,7 @@ _SIGNATURES = {
     "create": (c_void_p, [c_uint64, c_uint32, c_uint32]),
     "destroy": (None, [c_void_p]),
     "cycle": (c_uint64, [c_void_p]),
+    "lamps": (c_uint32, [c_void_p]),
     "write": (None, [c_void_p, _BYTES, c_uint64]),
     "run": (c_uint64, [c_void_p, c_uint64]),
     "read": (c_uint64, [c_void_p, _BYTES, c_uint64]),
@@ -40,6 +41,10 @@ class SerialLine:
     clock_mhz : of the design: what a second is
     noise : probability that a bit on the line is inverted, in either direction
     seed : of the noise, and of the signals that no reset sets
+
+    Attributes
+    ----------
+    hertz : clock cycles a simulated second
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class SerialLine:
         if not 0 <= noise < 1:
             raise ValueError(f"noise must be a probability below 1, not {noise}")
         self._call = _load(library)
-        self._hertz = clock_mhz * 1e6
+        self.hertz = clock_mhz * 1e6
         self._line = c_void_p(self._call["create"](seed, divisor, int(noise * 2**32)))
 
     @property
@@ -56,9 +61,14 @@ class SerialLine:
         """Clock cycles since the instance was made."""
         return int(self._call["cycle"](self._line))
 
+    @property
+    def lamps(self) -> int:
+        """The board's lamps, a bit each."""
+        return int(self._call["lamps"](self._line))
+
     def now(self) -> float:
         """Simulated seconds."""
-        return self.cycle / self._hertz
+        return self.cycle / self.hertz
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the line."""
@@ -66,7 +76,7 @@ class SerialLine:
 
     def read(self, seconds: float) -> bytes:
         """Run until all is sent and something has come, for at most ``seconds``; returns what has come."""
-        count = self._call["run"](self._line, max(1, round(seconds * self._hertz)))
+        count = self._call["run"](self._line, max(1, round(seconds * self.hertz)))
         data = (c_uint8 * count)()
         self._call["read"](self._line, data, count)
         return bytes(data)

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Core"]
+from sim.memory import PageMemory
+from sw_model.config import HardwareConfig
+
+__all__ = ["Core", "watchdog"]
 
 _RUNNING = 1
 _ERRORS = {
@@ -52,6 +55,11 @@ def _load(path: Path) -> dict[str, ctypes._CFuncPtr]:
     return functions
 
 
+def watchdog(config: HardwareConfig) -> int:
+    """Cycles without a handshake that mean a hang: several times what reading all macros takes."""
+    return 20_000 + 8 * config.words
+
+
 def _words(a: np.ndarray) -> ctypes._Pointer:
     return a.ctypes.data_as(_WORDS)
 
@@ -65,6 +73,7 @@ class Core:
     stalls : probability, each cycle on each channel of every port, that the bus master pauses; 0 for never
     seed : of the stalls and of the signals that no reset sets
     watchdog : cycles without any handshake that count as a hang
+    memory : that pages (:meth:`serve_pages`) come from
 
     Streams that were started (:meth:`send_weights`, :meth:`start`) also move while registers are read and
     written, as on a real bus. Pages (:meth:`serve_pages`) are answered whenever the clock runs; packets of
@@ -75,11 +84,20 @@ class Core:
     RuntimeError : from every method, when the hardware hangs or breaks the rules of a port
     """
 
-    def __init__(self, library: Path, *, stalls: float = 0.0, seed: int = 0, watchdog: int = 200_000) -> None:
+    def __init__(
+        self,
+        library: Path,
+        *,
+        stalls: float = 0.0,
+        seed: int = 0,
+        watchdog: int = 200_000,
+        memory: PageMemory | None = None,
+    ) -> None:
         if not 0 <= stalls < 1:
             raise ValueError(f"stalls must be a probability below 1, not {stalls}")
         self._call = _load(library)
         self._watchdog = watchdog
+        self._memory = memory or PageMemory()
         self._buffers: dict[str, tuple[np.ndarray, ...]] = {}
         self._pages: tuple[np.ndarray, ...] = ()
         self._totals = {"weights": 0, "tokens": 0, "results": 0}
@@ -134,16 +152,11 @@ class Core:
         self._totals["weights"] = len(data)
         self._call["send_weights"](self._live(), _words(data), last.ctypes.data_as(_BYTES), len(data))
 
-    def serve_pages(
-        self, pages: Sequence[Sequence[np.ndarray]], *, latency: int = 0, bandwidth: float = 1.0
-    ) -> None:
+    def serve_pages(self, pages: Sequence[Sequence[np.ndarray]]) -> None:
         """Answer requests on ``m_axis_page`` with packets on ``s_axis_w``, as a DMA engine would.
 
-        Page i is the packets ``pages[i]``, uint32 [beats, 4] each. ``latency``: cycles from a request to its
-        first beat; ``bandwidth``: beats a cycle, at most. Requests so far are forgotten.
+        Page i is the packets ``pages[i]``, uint32 [beats, 4] each. Requests so far are forgotten.
         """
-        if latency < 0 or not 0 < bandwidth <= 1:
-            raise ValueError(f"latency {latency} or bandwidth {bandwidth} out of range")
         packets = [p for page in pages for p in page]
         lengths = np.array([len(p) for p in packets], dtype=np.int64)
         data = np.concatenate([np.zeros((0, 4), np.uint32), *packets]).astype(np.uint32)
@@ -157,8 +170,8 @@ class Core:
             last.ctypes.data_as(_BYTES),
             first.ctypes.data_as(_LONGS),
             len(pages),
-            latency,
-            round(65536 / bandwidth),
+            self._memory.latency,
+            round(65536 / self._memory.bandwidth),
         )
 
     def page_requests(self, start: int = 0) -> list[tuple[int, int]]:

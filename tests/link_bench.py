@@ -22,7 +22,7 @@ class LinkBench(wiring.Component):
     CYCLES the sum of the low words of all beats on the weight stream."""
 
     def __init__(self):
-        super().__init__({"clk": In(1), "uart_rx": In(1, init=1), "uart_tx": Out(1, init=1)})
+        super().__init__({"clk": In(1), "uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "led": Out(8)})
 
     def elaborate(self, platform):
         m = Module()
@@ -71,5 +71,5 @@ class LinkBench(wiring.Component):
 def link_verilog():
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     top = LinkBench()
-    ports = [top.clk, top.uart_rx, top.uart_tx]
+    ports = [top.clk, top.uart_rx, top.uart_tx, top.led]
     return verilog.convert(top, name="serial_top", ports=ports, emit_src=False, strip_internal_attrs=True)

@@ -49,7 +49,7 @@ def test_unknown_board(tmp_path):
 
 
 def test_every_pin_is_constrained():
-    top = ULX3S_85F.top(SMALL)
+    top = ULX3S_85F.top(SMALL, ULX3S_85F.baud)
     ports = set()
     for name, member in top.signature.members.items():
         ports |= {name} if member.shape == 1 else {f"{name}[{i}]" for i in range(member.shape)}

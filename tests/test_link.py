@@ -1,11 +1,8 @@
 # amaranth: UnusedElaboratable=no
 """The host's end of the byte link against the device's own RTL, bit errors on the line included."""
 
-import os
 import random
-import socket
 import threading
-import tty
 from collections import deque
 
 import pytest
@@ -17,6 +14,7 @@ from hw.host.frames import Error, Kind, encode
 from hw.host.registers import ID_VALUE, address
 from sim.build import build_serial
 from sim.serial_line import SerialLine
+from sim.server import Listener, Terminal, serve
 from sw_model.errors import ExpertileError
 
 pytestmark = pytest.mark.sim
@@ -135,66 +133,29 @@ def test_a_port_that_is_not_there(tmp_path):
         PortPipe(str(tmp_path / "nowhere"))
 
 
-def serve(line, read, write, stop):
-    """Stand at the far end of a port, with the simulated device in hand."""
-    while not stop.is_set():
-        data = read()
-        if data:
-            line.write(data)
-        answer = line.read(2e-3)
-        if answer:
-            write(answer)
-
-
-@pytest.mark.parametrize("kind", ["terminal", "socket"])
+@pytest.mark.parametrize("kind", [Terminal, Listener])
 def test_through_a_real_port(kind, library):
-    """The simulated device behind a pseudo-terminal and behind a socket: the same commands, the same code."""
-    stop = threading.Event()
+    """The simulated device behind a pseudo-terminal and behind a socket: the same commands, the same code.
+    One host follows the other."""
+    stop, door = threading.Event(), kind()
     line = SerialLine(library, divisor=DIVISOR, clock_mhz=MHZ)
-    if kind == "terminal":
-        ours, theirs = os.openpty()
-        tty.setraw(theirs)
-        os.set_blocking(ours, False)
-        name = os.ttyname(theirs)
-
-        def read():
-            try:
-                return os.read(ours, 4096)
-            except BlockingIOError:
-                return b""
-
-        def write(data):
-            os.write(ours, data)
-    else:
-        server = socket.create_server(("127.0.0.1", 0))
-        name = f"socket://127.0.0.1:{server.getsockname()[1]}"
-        accepted = []
-
-        def read():
-            if not accepted:
-                accepted.append(server.accept()[0])
-                accepted[0].setblocking(False)
-                accepted[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                return accepted[0].recv(4096)
-            except BlockingIOError:
-                return b""
-
-        def write(data):
-            accepted[0].sendall(data)
-
-    thread = threading.Thread(target=serve, args=(line, read, write, stop), daemon=True)
+    thread = threading.Thread(target=serve, args=(line, door, stop), daemon=True)
     thread.start()
     try:
-        link = Link(PortPipe(name), timeout=2.0)
+        link = Link(PortPipe(door.name), timeout=2.0)
         assert talk(link, 300, random.Random(3)) >= 300
+        link.close()
+        link = Link(PortPipe(door.name), timeout=2.0)
+        assert link.ask(Kind.READ, [address("ID")]).words == (ID_VALUE,)
+        link.close()
     finally:
         stop.set()
         thread.join(10)
-    link.close()
-    if kind == "terminal":
-        os.close(ours)
-        os.close(theirs)
-    else:
-        accepted[0].close()
-        server.close()
+        door.close()
+
+
+def test_a_port_that_is_taken():
+    taken = Listener()
+    with pytest.raises(ExpertileError, match=r"TCP port .*choose another"):
+        Listener(int(taken.name.split(":")[-1]))
+    taken.close()

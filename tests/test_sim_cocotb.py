@@ -6,9 +6,9 @@ from random_layers import RULES, random_tokens
 from sim_layers import Case, check, check_with_side, random_quantised, same_bits
 
 from sim.build import generated
-from sim.driver import watchdog
 from sim.engines import open_engine
 from sim.runner import LayerJob, build, run_layer
+from sim.verilator import watchdog
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sim import build, runner, tools
+from sim.memory import PageMemory
 from sim.verilator import Core
 from sw_model.errors import ExpertileError
 
@@ -75,8 +76,9 @@ PAGES = [[np.full((3, 4), 7)], [np.full((2, 4), 10), np.full((5, 4), 20)]]
 def test_pages_are_answered(library: Path, latency: int, bandwidth: float) -> None:
     """Once a request, late and slowly as asked for; weights that are sent meanwhile do not mix with them."""
     whole = 2 * (2 * 10 + 5 * 20) + 2  # what page 1 adds to the core's sum, tlast included
-    with Core(library, watchdog=100) as core:
-        core.serve_pages(PAGES, latency=latency, bandwidth=bandwidth)
+    memory = PageMemory(latency=latency, bandwidth=bandwidth)
+    with Core(library, watchdog=100, memory=memory) as core:
+        core.serve_pages(PAGES)
         core.run(X[:1])
         begin = core.cycle
         core.send_weights([np.array([[1, 0, 0, 2]])])
@@ -118,7 +120,7 @@ def test_misuse(library: Path) -> None:
         Core(library, stalls=1.0)
     core = Core(library)
     with pytest.raises(ValueError, match="bandwidth"):
-        core.serve_pages(PAGES, bandwidth=0)
+        PageMemory(bandwidth=0)
     with pytest.raises(ValueError, match="lengths"):
         core.start(X.view(np.uint32), np.array([3]), 2, 4)
     core.close()

@@ -8,8 +8,8 @@ import pytest
 from random_layers import random_tokens
 from sim_layers import Case, check, random_quantised, same_bits
 
+from driver.accelerator import CLEAR, ENABLE, Driver
 from hw.host.registers import REGISTERS, Access
-from sim.driver import CLEAR, ENABLE, Driver
 from sim.engines import open_engine
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config

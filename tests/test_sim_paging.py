@@ -10,10 +10,11 @@ from sim_layers import DOMAINS, Case, check, random_quantised, same_bits
 from test_hw_paging import Lru
 from test_sim_topology import COLUMNS
 
+from driver.accelerator import BAD_WEIGHTS, CLEAR, ENABLE
 from expertile.engines import LayerEngine
 from expertile.options import EngineName
-from sim.driver import CLEAR, ENABLE, PageMemory
 from sim.engines import Engine, open_engine
+from sim.memory import PageMemory
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
@@ -23,7 +24,6 @@ from sw_model.quantised import QuantisedLayer
 pytestmark = pytest.mark.sim
 
 SHAPE = {"experts": 8, "shared": 32, "gated": True}
-BAD_WEIGHTS = 4  # bit of STATUS
 
 
 def tokens(n: int, seed: int, hidden: int = 64) -> np.ndarray:

@@ -31,7 +31,8 @@ class Board:
     capacity : what the device holds: lut, ff, bram, dsp
     oscillator_mhz, oscillator_port : the clock that comes in
     clock_mhz : the clock that the design runs at
-    top : configuration -> top component; its ports are the pins
+    baud : of its serial line
+    top : (configuration, baud) -> top component; its ports are the pins
     pins : of every port bit of the top
     """
 
@@ -41,7 +42,8 @@ class Board:
     oscillator_mhz: float
     oscillator_port: str
     clock_mhz: float
-    top: Callable[[HardwareConfig], wiring.Component]
+    baud: int
+    top: Callable[[HardwareConfig, int], wiring.Component]
     pins: tuple[Pin, ...]
 
     def lpf(self) -> str:

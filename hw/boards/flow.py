@@ -25,7 +25,17 @@ from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.image import Image
 
-__all__ = ["BOARDS", "SOURCES", "TOP", "build", "run_tool", "run_yosys", "synthesise", "write_verilog"]
+__all__ = [
+    "BOARDS",
+    "SOURCES",
+    "TOP",
+    "build",
+    "run_tool",
+    "run_yosys",
+    "synthesise",
+    "top_verilog",
+    "write_verilog",
+]
 
 BOARDS: dict[str, Board] = {board.name: board for board in (ULX3S_85F,)}
 
@@ -156,12 +166,16 @@ def run_yosys(commands: list[str], work: Path, log: str) -> None:
 def write_verilog(board: Board, config: HardwareConfig, image: Image | None, work: Path) -> None:
     """The accelerator's own Verilog, the board's top around it (:data:`SOURCES`), and the pin constraints."""
     (work / f"{verilog.MODULE}.v").write_text(verilog.generate(config, image))
-    top = board.top(config)
-    ports = [getattr(top, name) for name in top.signature.members]
-    (work / f"{TOP}.v").write_text(
-        amaranth_verilog.convert(top, name=TOP, ports=ports, emit_src=False, strip_internal_attrs=True)
-    )
+    (work / f"{TOP}.v").write_text(top_verilog(board, config))
     (work / f"{TOP}.lpf").write_text(board.lpf())
+
+
+def top_verilog(board: Board, config: HardwareConfig) -> str:
+    """The board's top alone: the accelerator is an instance in it."""
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
+    top = board.top(config, board.baud)
+    ports = [getattr(top, name) for name in top.signature.members]
+    return amaranth_verilog.convert(top, name=TOP, ports=ports, emit_src=False, strip_internal_attrs=True)
 
 
 def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> None:

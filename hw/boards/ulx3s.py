@@ -30,7 +30,7 @@ class Ulx3s(wiring.Component):
     --------------
     clk25 : the oscillator
     button_reset : 1 when pressed
-    uart_rx, uart_tx : to the host, 8N1 at :data:`BAUD`
+    uart_rx, uart_tx : to the host, 8N1
     led : 0 heartbeat (once a second), 1 a token is on its way, 2 an error since the last reset,
         3 not in reset, 4 receiving, 5 sending
     """
@@ -38,8 +38,9 @@ class Ulx3s(wiring.Component):
     LEDS = 8
     GLOW_BITS = 21  # an event lights its lamp for about 40 ms
 
-    def __init__(self, config: HardwareConfig) -> None:
+    def __init__(self, config: HardwareConfig, baud: int) -> None:
         self._config = config
+        self._divisor = round(CLOCK_MHZ * 1e6 / baud)
         super().__init__(
             {
                 "clk25": In(1),
@@ -60,9 +61,8 @@ class Ulx3s(wiring.Component):
         bridge_reset = Signal()
         m.d.sync += resetn.eq(~(ResetSignal() | bridge_reset))  # a register to fan out from
 
-        divisor = round(CLOCK_MHZ * 1e6 / BAUD)
-        m.submodules.receiver = receiver = UartReceiver(divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(divisor)
+        m.submodules.receiver = receiver = UartReceiver(self._divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(self._divisor)
         # A token and its TUSER, in whole beats of the weight stream.
         m.submodules.bridge = bridge = Bridge(capacity=self._config.max_hidden + 4)
         wiring.connect(m, receiver.o, bridge.rx)
@@ -113,6 +113,7 @@ ULX3S_85F = Board(
     oscillator_mhz=OSCILLATOR_MHZ,
     oscillator_port="clk25",
     clock_mhz=CLOCK_MHZ,
+    baud=BAUD,
     top=Ulx3s,
     pins=pins(
         ULX3S_85F_Platform.resources,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sw_model.compiler import Flag
+from sw_model.config import HardwareConfig
 from sw_model.gate import MAX_TAU
 from sw_model.topology import SPLIT_BITS
 
@@ -19,6 +20,7 @@ __all__ = [
     "Field",
     "Register",
     "address",
+    "config_id",
 ]
 
 
@@ -54,7 +56,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_00_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_01_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -94,6 +96,9 @@ _IDENTITY = (
                 "A weight packet was refused, or its tlast came early or late. Cleared with the counters.",
             ),
         ),
+    ),
+    Register(
+        "CONFIG_HASH", 0x010, Access.RO, 32, "Names the configuration that the design was generated from."
     ),
 )
 
@@ -183,6 +188,11 @@ REGISTERS: dict[str, Register] = {r.name: r for r in _ALL}
 def address(name: str) -> int:
     """Byte offset of a register by name."""
     return REGISTERS[name].offset
+
+
+def config_id(config: HardwareConfig) -> int:
+    """What CONFIG_HASH reads in a design made from ``config``: the first 32 bits of its hash."""
+    return int(config.hash[:8], 16)
 
 
 #: The registers that describe the layer: name -> width in bits.

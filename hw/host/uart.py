@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["BYTE", "UartReceiver", "UartTransmitter"]
+__all__ = ["BYTE", "LEAST_DIVISOR", "UartReceiver", "UartTransmitter"]
 
 #: A stream of bytes.
 BYTE = stream.Signature(8)

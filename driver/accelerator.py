@@ -1,0 +1,116 @@
+"""The host's view of one accelerator: registers by name, a weight image, tokens in and out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from driver.bus import Bus
+from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, VERSION_VALUE, address, config_id
+from sw_model.config import HardwareConfig, load_config, presets
+from sw_model.errors import ExpertileError
+from sw_model.gate import SideBand
+from sw_model.image import Image, resident_packet
+
+__all__ = ["BAD_WEIGHTS", "CLEAR", "ENABLE", "FLUSH", "Driver"]
+
+ENABLE, CLEAR, FLUSH = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
+BAD_WEIGHTS = next(1 << f.lsb for f in REGISTERS["STATUS"].fields if f.name == "error_weights")
+_RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
+
+
+class Driver:
+    """Drives an accelerator through ``bus`` alone; requests for pages are answered from the image.
+
+    Raises
+    ------
+    RuntimeError : a register access or a weight packet is refused, or the core hangs
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self._experts = 0
+        self._seen = 0  # requests since serve_pages
+        self._slots: dict[int, int] = {}  # slot -> expert
+
+    def write(self, name: str, value: int) -> None:
+        """Write a register by name."""
+        response = self.bus.write(address(name), value)
+        if response:
+            raise RuntimeError(f"write of {name}: {_RESPONSES[response]}")
+
+    def read(self, name: str) -> int:
+        """Read a register by name."""
+        value, response = self.bus.read(address(name))
+        if response:
+            raise RuntimeError(f"read of {name}: {_RESPONSES[response]}")
+        return value
+
+    def require(self, config: HardwareConfig) -> None:
+        """Make sure that this is an accelerator generated from ``config``.
+
+        Raises
+        ------
+        ExpertileError : it is something else; says what
+        """
+        if (found := self.read("ID")) != ID_VALUE:
+            raise ExpertileError(
+                f"device: its ID is {found:#010x}: no Expertile accelerator; load a bitstream"
+            )
+        if (version := self.read("VERSION")) >> 16 != VERSION_VALUE >> 16 or version < VERSION_VALUE:
+            raise ExpertileError(
+                f"device: its register map is {version:#x}, this software's {VERSION_VALUE:#x}; build the "
+                "bitstream anew"
+            )
+        if (found := self.read("CONFIG_HASH")) != config_id(config):
+            names = [name for name in presets() if config_id(load_config(name)) == found]
+            raise ExpertileError(
+                f"device: made from {f'configuration {names[0]!r}' if names else 'another configuration'} "
+                f"(hash {found:08x}), not {config.name!r} ({config_id(config):08x}); "
+                f"{f'use --config {names[0]}' if names else 'name the one that it was made from'}, "
+                "or load another bitstream"
+            )
+
+    def configure(self, image: Image) -> None:
+        """Write the layer's registers and enable; the weights are there already, but no pages."""
+        self.write("CONTROL", 0)
+        for name, value in image.registers.items():
+            self.write(name, value)
+        self.bus.serve_pages([list(image.pages.packets(e)) for e in range(len(image.page_sizes))])
+        self._experts, self._seen, self._slots = image.registers["EXPERTS"], 0, {}
+        self.write("CONTROL", ENABLE | CLEAR | FLUSH)
+
+    def load(self, image: Image) -> None:
+        """Make the accelerator the layer of ``image``: registers, weights, enable."""
+        self.write("CONTROL", CLEAR)
+        self.bus.send_weights(image.packets())
+        self.bus.finish()
+        if self.read("STATUS") & BAD_WEIGHTS:
+            raise RuntimeError(f"the device refused weights: is {image.config!r} what it was made from?")
+        self.configure(image)
+
+    def run(self, x: np.ndarray, side: SideBand | None = None) -> np.ndarray:
+        """Tokens float32 [T, H], counters cleared before; returns y float32 [T, H]."""
+        self.write("CONTROL", ENABLE | CLEAR)
+        if not len(x):
+            return np.zeros_like(x)
+        return self.bus.run(x, None if side is None else side.pack())
+
+    def resident(self) -> np.ndarray:
+        """Experts, bool [E], that have a page slot."""
+        requests = self.bus.page_requests(self._seen)
+        self._seen += len(requests)
+        self._slots |= {slot: expert for expert, slot in requests}
+        return np.isin(np.arange(self._experts), list(self._slots.values()))
+
+    def set_resident(self, resident: np.ndarray) -> None:
+        """Tell the gate which experts (bool [E]) are on chip; between batches."""
+        self.bus.send_weights([resident_packet(resident)])
+        self.bus.finish()
+
+    def counters(self) -> dict[str, int]:
+        """All counters by name."""
+        return {name: self.read(name) for name in COUNTERS}
+
+    def close(self) -> None:
+        """Give the bus back."""
+        self.bus.close()
