@@ -57,7 +57,7 @@ def tokens(n, seed):
 
 def test_what_it_is(driver):
     driver.require(CONFIG)
-    with pytest.raises(ExpertileError, match=r"made from configuration 'tiny' .*not 'two'.*use --config tiny"):
+    with pytest.raises(ExpertileError, match=r"made from configuration 'tiny' .*not 'two'.*--config tiny"):
         driver.require(replace(CONFIG, name="two"))
 
 
