@@ -17,7 +17,10 @@ from sw_model.formats import (
     BLOCK,
     EXPERT_FORMATS,
     FP8,
+    INT4,
+    INT8,
     MANT_BITS,
+    NIBBLE,
     ROUTER_FORMAT,
     SHIFT_BITS,
     WeightFormat,
@@ -28,9 +31,13 @@ from sw_model.tables import WEIGHT_BITS
 COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
 
 
+#: Bodies of the macro, and the formats of experts' weights that each multiplies.
+BODIES = {"dsp": tuple(EXPERT_FORMATS.values()), "lut": (INT8, INT4)}
+
 # Widths of registers and counters bound some maxima; the rest are bounded by addresses of 24 bits.
 _MOST = {
     "tiles": 1 << 12,
+    "array_clock": 8,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
     "max_experts": 1 << 12,
@@ -47,7 +54,7 @@ class HardwareConfig:
     Parameters
     ----------
     name : preset name, used for folders and reports
-    tiles : tiles in the array (macro + scale + accumulator), a power of two
+    tiles : tiles in the array (macro + scale + accumulator); of body "dsp", a power of two
     words : macro depth, in words of 32 lanes x 4 bits, per tile
     scales : scale store depth, in entries (one a block), per tile; a multiple of 4
     max_hidden : largest hidden size (elements, a multiple of 32)
@@ -60,6 +67,10 @@ class HardwareConfig:
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
     down_spread : octaves between the row exponents of a layer's down projections
+    body : what a macro multiplies with: "dsp", multipliers, for every format; "lut", lookups of shared tables
+        of activation sums, for integers
+    array_clock : clock of the array over that of the core; above 1 only with body "lut", whose array then
+        has a clock input of its own
     """
 
     name: str
@@ -77,6 +88,8 @@ class HardwareConfig:
     activation_spread: int = 10
     router_spread: int = 4
     down_spread: int = 12
+    body: str = "dsp"
+    array_clock: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -84,11 +97,16 @@ class HardwareConfig:
             if field.name == "name":
                 if not isinstance(value, str) or not value:
                     raise ValueError(f"name must be a text, not {value!r}")
+            elif field.name == "body":
+                if value not in BODIES:
+                    raise ValueError(f"body must be one of {', '.join(BODIES)}, not {value!r}")
             elif type(value) is not int or not 1 <= value <= _MOST.get(field.name, 1 << 24):
                 most = _MOST.get(field.name, 1 << 24)
                 raise ValueError(f"{field.name} must be an integer from 1 to {most}, not {value!r}")
-        if self.tiles & (self.tiles - 1):
+        if self.body == "dsp" and self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
+        if self.body == "dsp" and self.array_clock > 1:
+            raise ValueError(f'array_clock must be 1 with body "dsp", not {self.array_clock}')
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")
@@ -107,6 +125,11 @@ class HardwareConfig:
                 "accumulators exceed the 63 bits that the golden model computes in; lower a spread, "
                 "max_hidden or max_intermediate"
             )
+
+    @property
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Formats that an expert's weights may have."""
+        return BODIES[self.body]
 
     @property
     def max_blocks(self) -> int:
@@ -131,7 +154,7 @@ class HardwareConfig:
     @property
     def down_bound(self) -> int:
         """Largest magnitude of a row of an expert's projection, any operands, any order of summation."""
-        most = max(f.max_magnitude << self.spread(f) for f in EXPERT_FORMATS.values())
+        most = max(f.max_magnitude << self.spread(f) for f in self.formats)
         return self._row_bound(most, ACT8_MAX << self.activation_spread)
 
     @property
@@ -154,6 +177,18 @@ class HardwareConfig:
     def shift_max(self) -> int:
         """Largest shift of a scaled block sum onto the row's LSB."""
         return max(self.weight_spread + self.activation_spread, 2 * self.router_spread + ACT16_LOW_BITS)
+
+    @property
+    def nibble_shift_max(self) -> int:
+        """The same for the sum of one nibble of each weight."""
+        expert = self.weight_spread + self.activation_spread + NIBBLE * (max(f.words for f in self.formats) - 1)
+        router = 2 * self.router_spread + ACT16_LOW_BITS + NIBBLE * (ROUTER_FORMAT.words - 1)
+        return max(expert, router)
+
+    @property
+    def scale_shift_bits(self) -> int:
+        """Width of the shifts that block scales can have."""
+        return max(self.spread(fmt) for fmt in (*self.formats, ROUTER_FORMAT)).bit_length()
 
     @property
     def combine_bits(self) -> int:
