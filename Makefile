@@ -10,7 +10,7 @@ TOKENS ?= 48
 CONFIG ?=
 PYTEST ?=
 
-.PHONY: help setup demo test test-all verilog fpga bench model lint clean
+.PHONY: help setup demo test test-all verilog registers fpga bench model lint clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -34,6 +34,10 @@ test-all: $(READY)  ## the slow tests too
 verilog: $(READY)  ## build/verilog/expertile.v and its description
 	@mkdir -p build/verilog
 	@$(BIN)/expertile verilog $(if $(CONFIG),--config $(CONFIG)) -o build/verilog/expertile.v
+
+registers: $(READY)  ## docs/registers.md, after a change of hw/host/registers.py
+	@mkdir -p build
+	@$(BIN)/python -m hw.host.register_files > build/registers.md && mv build/registers.md docs/registers.md
 
 fpga: $(READY)   ## bitstream and report for the ULX3S-85F
 	@$(BIN)/expertile fpga --board ulx3s_85f $(if $(CONFIG),--config $(CONFIG)) -o build/fpga

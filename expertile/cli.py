@@ -9,6 +9,7 @@ from expertile.commands import (
     bench,
     calibrate,
     demo,
+    energy,
     evaluate,
     fpga,
     gate_study,
@@ -36,6 +37,7 @@ app.command("eval")(evaluate.command)
 app.command("calibrate")(calibrate.command)
 app.command("trace")(trace.command)
 app.command("gate-study")(gate_study.command)
+app.command("energy")(energy.command)
 app.command("verilog")(verilog.command)
 app.command("fpga")(fpga.command)
 app.command("demo")(demo.command)

@@ -2,8 +2,9 @@
 
 import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from expertile.output import console
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
 from sw_model.decoder import Decoder, generate
+from sw_model.energy.counts import Counts
 from sw_model.errors import ExpertileError
 from sw_model.gate_file import GateFile
 
-__all__ = ["model_on", "stream"]
+__all__ = ["layer_work", "model_on", "stream"]
 
 
 class _GatedDecoder(Decoder):
@@ -55,6 +57,33 @@ def model_on(
         )
     with ModelEngine(checkpoint, engine, fmt, config, gate=gate, **stalls) as moe:
         yield Decoder(checkpoint, moe) if gate is None else _GatedDecoder(checkpoint, moe, gate), moe
+
+
+def layer_work(
+    folder: Path,
+    texts: Mapping[str, Sequence[bytes]],
+    fmt: FormatName,
+    config: HardwareConfig,
+    gate: GateFile | None,
+    max_bytes: int,
+) -> Counts:
+    """Work of all MoE layers on ``texts``, by the golden model, summed; ``tokens`` are those of the text.
+
+    Raises
+    ------
+    ExpertileError
+        As :func:`model_on`.
+    """
+    from sw_model.model_gate import Batch, load_layers, run_text
+
+    checkpoint = Checkpoint.open(folder)
+    if fmt in (FormatName.auto, FormatName.native):
+        raise ExpertileError(f"format {fmt.value!r}: name a format here")
+    layers = load_layers(checkpoint, gate, config, fmt.value)
+    batch = Batch.of(texts, checkpoint, total=max_bytes, length=max_bytes + 1)
+    blocks, _ = run_text(checkpoint, layers, batch, None if gate is None else gate.information, config)
+    every = [result.work.total() for result in blocks.seen.values()]
+    return replace(sum(every[1:], start=every[0]), tokens=every[0].tokens)
 
 
 def stream(

@@ -68,6 +68,7 @@ class MoELayer(wiring.Component):
     layer : the layer's registers; steady while a token is in the core
     enable : take tokens
     x, y : streams of binary32 elements, ``last`` at the end of a token
+    discard : with an element of x: its token is forgotten
     side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
     busy, active, active_rows, reads, computes, routed, expert_used, removed, removed_valid, empty,
@@ -92,6 +93,7 @@ class MoELayer(wiring.Component):
                 "layer": In(LAYER),
                 "enable": In(1),
                 "x": In(TOKEN),
+                "discard": In(1),
                 "side": In(SIDE),
                 "y": Out(TOKEN),
                 **{name: member for name, member in array.items() if name.startswith("load_")},
@@ -121,7 +123,7 @@ class MoELayer(wiring.Component):
             blocks=x_blocks, spread=config.activation_spread, router_spread=config.router_spread, floor=-126
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low")
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns
         )
         m.submodules.array = array = self._array
         m.submodules.normalise = normalise = Normalise(config.acc_bits, user=3)
@@ -132,7 +134,9 @@ class MoELayer(wiring.Component):
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks, spread=config.activation_spread, router_spread=config.router_spread
         )
-        m.submodules.h_buffer = h_buffer = ActivationBuffer(blocks=h_blocks, banks=1, sets=("code8",))
+        m.submodules.h_buffer = h_buffer = ActivationBuffer(
+            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns
+        )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
 
@@ -146,6 +150,7 @@ class MoELayer(wiring.Component):
             x_quantiser.vectors.eq(1),
             x_quantiser.vectors_known.eq(1),
             x_quantiser.i.valid.eq(self.x.valid),
+            x_quantiser.discard.eq(self.discard),
             self.x.ready.eq(x_quantiser.i.ready),
             x_quantiser.constants.eq(flag(Flag.ROUTER_BIASED) | flag(Flag.EXPERT_BIASED)),
             x_quantiser.grant.eq(~full.bit_select(fill_bank, 1)),
@@ -179,6 +184,8 @@ class MoELayer(wiring.Component):
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
+            x_buffer.split.eq(array.step.split),
+            h_buffer.split.eq(array.step.split),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
             array.act_shift.eq(Mux(from_h[-1], h_buffer.shift, x_buffer.shift)),
             *[getattr(array, name).eq(getattr(self, name)) for name in loads],
@@ -259,11 +266,11 @@ class MoELayer(wiring.Component):
         wiring.connect(m, wiring.flipped(self.y), combine.o)
         inside = Signal(4)  # tokens between their first element in and their last one out
         arriving = Signal()
-        first_in = Signal()
-        m.d.comb += first_in.eq(self.x.valid & self.x.ready & ~arriving)
-        with m.If(self.x.valid & self.x.ready):
-            m.d.sync += arriving.eq(~self.x.payload.last)
-        m.d.sync += inside.eq(inside + first_in - self.token_done)
+        first_in, taken = Signal(), Signal()
+        m.d.comb += [taken.eq(self.x.valid & self.x.ready), first_in.eq(taken & ~arriving)]
+        with m.If(taken):
+            m.d.sync += arriving.eq(~self.x.payload.last & ~self.discard)
+        m.d.sync += inside.eq(inside + first_in - self.token_done - (taken & self.discard))
         with m.If(first_in):
             m.d.sync += side.eq(self.side)
         m.d.comb += [

@@ -105,6 +105,7 @@ class Top(wiring.Component):
         # Tokens enter only while the core is enabled.
         m.d.comb += [
             core.x.payload.eq(tokens.o.payload),
+            core.discard.eq(tokens.discard),
             core.x.valid.eq(tokens.o.valid & core.enable),
             tokens.o.ready.eq(core.x.ready & core.enable),
         ]

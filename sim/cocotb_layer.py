@@ -53,6 +53,7 @@ _INPUTS = (
     "m_axis_y_tready",
 )
 _OKAY, _SLVERR = 0, 2
+_LENGTH_ERROR = next(1 << f.lsb for f in REGISTERS["STATUS"].fields if f.name == "error_token_length")
 
 
 def _pauses(rng: random.Random, probability: float) -> Iterator[bool]:
@@ -68,6 +69,7 @@ class _Bench:
 
     def __init__(self, dut: Any, options: dict[str, Any]) -> None:
         self.dut, self.options = dut, options
+        self.finished = False
         reset = (dut.aclk, dut.aresetn, False)
         self.host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), *reset)
         # A beat is one "byte" as wide as the bus: tokens are lists of float32 codes, there is no tkeep.
@@ -114,8 +116,35 @@ class _Bench:
         await with_timeout(self.w.wait(), (1000 * beats + self.options["watchdog"]) * _PERIOD, "ns")
 
     def send(self, x: np.ndarray, user: np.ndarray) -> None:
-        for token, beside in zip(x, user, strict=True):
-            self.x.send_nowait(AxiStreamFrame(token.tolist(), tuser=int(beside)))
+        """Tokens, and packets of other lengths between them, back to back."""
+        strays, places = self.options["strays"], len(x) + 1
+        for i in range(places):
+            for length in strays[i::places]:
+                self.x.send_nowait(AxiStreamFrame(np.resize(~x, length).tolist(), tuser=0xFFFF))
+            if i < len(x):
+                self.x.send_nowait(AxiStreamFrame(x[i].tolist(), tuser=int(user[i])))
+
+    async def traffic(self) -> int:
+        """Accesses of every kind that must not disturb anything, until ``finished``; returns how many."""
+        rng, count = random.Random(self.options["seed"] + 77), 0
+        held = self.options["registers"]
+        mapped = {r.offset for r in REGISTERS.values()}
+        while not self.finished:
+            count += 1
+            offset = 4 * rng.randrange(1024)
+            if rng.randrange(2):  # bytes of a register with what they hold already
+                name = rng.choice(list(held))
+                first = rng.randrange(4)
+                part = held[name].to_bytes(4, "little")[first : first + rng.randrange(1, 5)]
+                reply = await self.host.write(address(name) + first, part)
+                assert reply.resp == _OKAY, name
+                assert await self.read(name) == held[name], f"{name} was changed by its own bytes"
+            elif offset in mapped:
+                assert (await self.host.read(offset, 4)).resp == _OKAY, hex(offset)
+            else:
+                assert (await self.host.read(offset, 4)).resp == _SLVERR, hex(offset)
+                assert (await self.host.write(offset, bytes(4))).resp == _SLVERR, hex(offset)
+        return count
 
     async def receive(self, shape: tuple[int, int]) -> np.ndarray:
         y = np.zeros(shape, dtype=np.uint32)
@@ -171,15 +200,23 @@ async def layer(dut: Any) -> None:
     if options["reset_at"] is not None:
         await _abandon(bench, x, user, options["reset_at"])
     await bench.write("CONTROL", 3)
+    traffic = cocotb.start_soon(bench.traffic()) if options["traffic"] else None
     bench.send(x, user)
     y = await bench.receive(x.shape)
+    if options["strays"]:
+        await bench.x.wait()
+        await ClockCycles(dut.aclk, 2 * x.shape[1])
     await ClockCycles(dut.aclk, 4)
     assert bench.y.empty(), "more tokens out than in"
+    if traffic is not None:
+        bench.finished = True
+        assert await traffic > len(x), "the registers were hardly accessed"
 
     counters = {name: await bench.read(name) for name in COUNTERS}
     status = await bench.read("STATUS")
     np.savez(job.with_name("result.npz"), y=y, counters=np.array(json.dumps(counters)))
-    assert status == 0, f"STATUS is {status:#x} at rest"
+    flagged = _LENGTH_ERROR if options["strays"] else 0
+    assert status == flagged, f"STATUS is {status:#x} at rest, not {flagged:#x}"
     if "expected" in arrays:
         wrong = np.argwhere(y != arrays["expected"])
         if len(wrong):

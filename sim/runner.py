@@ -140,7 +140,8 @@ class LayerJob:
 
     x float32 [T, H]; side and resident, the gate's, or None; expected y (the shape of x) or None;
     ``reset_at``: cycles after the start of a first, abandoned run at which reset is asserted, or None;
-    ``watchdog``: most cycles that one token may take.
+    ``watchdog``: most cycles that one token may take; ``strays``: lengths of packets that are no tokens, sent
+    before, between and after the tokens in turn; ``traffic``: access registers at random meanwhile.
     """
 
     image: Image
@@ -151,6 +152,8 @@ class LayerJob:
     stalls: float = 0.0
     seed: int = 0
     reset_at: int | None = None
+    strays: tuple[int, ...] = ()
+    traffic: bool = False
     watchdog: int = 200_000
 
 
@@ -170,6 +173,8 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
         "seed": job.seed,
         "watchdog": job.watchdog,
         "reset_at": job.reset_at,
+        "strays": job.strays,
+        "traffic": job.traffic,
     }
     arrays = {
         "beats": np.concatenate(packets),

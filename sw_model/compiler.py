@@ -1,13 +1,16 @@
 """Compiler: a quantised layer to the weight image: macro words, scale entries, contexts, register values.
 
-Placement: row r of a matrix lives in tile ``r mod tiles`` as row slot ``r // tiles``. All tiles share one
-address map. Within a slot come the blocks, within a block the stored nibbles, most significant first. A row
-count that is no multiple of ``tiles`` is filled up with zero rows. The router stands at address 0; a context
-says where an expert's matrices are and in which format (the base expert has the context ``max_experts``).
+Placement: groups of ``2**split`` neighbouring tiles share the rows of a matrix, the split chosen for each
+matrix (:mod:`sw_model.topology`). With n groups, row r lives in group ``r mod n`` as row slot ``r // n``, and
+its block b in the group's tile ``b mod 2**split``. All tiles share one address map. Within a slot come the
+blocks, within a block the stored nibbles, most significant first. Rows and blocks that do not fill the groups
+are filled up with zeros. The router stands at address 0, its split in a register; a context says where an
+expert's matrices are, in which format and split (the base expert has the context ``max_experts``).
 
     word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
-    context   four limbs: {format [31:24], word address [23:0]} and scale address of gate_up, then of down
+    context   four limbs: {split [31:28], format [27:24], word address [23:0]} and scale address of gate_up,
+              then of down
     bias      signed Q7.24, one an expert: the router's selection bias
 """
 
@@ -38,9 +41,11 @@ from sw_model.gate import MAX_TAU, Q_MAX, entropy_scale
 from sw_model.golden import fixed_bias, fixed_scale
 from sw_model.moe import Activation
 from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_fits
+from sw_model.topology import choose_split, entries
 
 WORD_LIMBS = BLOCK * NIBBLE // 32  # 32-bit limbs of a macro word, and of a beat on the weight stream
 FORMAT_LSB = 24  # of a context limb; word addresses stay below
+SPLIT_LSB = 28
 
 
 class Kind(IntEnum):
@@ -161,11 +166,13 @@ def _table(entries: np.ndarray) -> np.ndarray:
     return np.pad(entries & 0xFFFFFFFF, (0, -len(entries) % WORD_LIMBS)).astype(np.uint32)
 
 
-def _slots(a: np.ndarray, tiles: int) -> np.ndarray:
-    """[rows, ...] as [tiles, slots, ...], filled up with zero rows."""
-    slots = -(-len(a) // tiles)
-    a = np.pad(a, [(0, slots * tiles - len(a))] + [(0, 0)] * (a.ndim - 1))
-    return a.reshape(slots, tiles, *a.shape[1:]).swapaxes(0, 1)
+def _shares(a: np.ndarray, tiles: int, split: int) -> np.ndarray:
+    """[rows, blocks, ...] as [tiles, slots * a tile's blocks, ...], filled up with zeros."""
+    groups, width = tiles >> split, 1 << split
+    a = np.pad(a, [(0, -a.shape[0] % groups), (0, -a.shape[1] % width)] + [(0, 0)] * (a.ndim - 2))
+    a = a.reshape(a.shape[0] // groups, groups, a.shape[1] // width, width, *a.shape[2:])
+    a = a.transpose(1, 3, 0, 2, *range(4, a.ndim))
+    return a.reshape(tiles, a.shape[2] * a.shape[3], *a.shape[4:])
 
 
 def pack_words(codes: np.ndarray, fmt: WeightFormat) -> np.ndarray:
@@ -188,8 +195,9 @@ def pack_scales(m: QuantisedMatrix) -> np.ndarray:
 class _Placer:
     """Appends matrices to the tiles' memories and keeps the addresses."""
 
-    def __init__(self, tiles: int) -> None:
-        self.tiles = tiles
+    def __init__(self, config: HardwareConfig, split: int | None) -> None:
+        self.config = config
+        self.split = split  # of all matrices; None: each its own
         self.words: list[np.ndarray] = []
         self.scales: list[np.ndarray] = []
         self.address = (0, 0)
@@ -197,42 +205,52 @@ class _Placer:
     def place(self, m: QuantisedMatrix) -> tuple[int, int]:
         """Append one matrix; returns the two limbs of its half of a context."""
         word, scale = self.address
-        words = _slots(pack_words(m.codes, m.fmt), self.tiles).reshape(self.tiles, -1, WORD_LIMBS)
-        scales = _slots(pack_scales(m), self.tiles).reshape(self.tiles, -1)
+        tiles, split = self.config.tiles, self.split
+        if split is None:
+            split = choose_split(m.rows, m.blocks, tiles, self.config.columns)
+        words = _shares(pack_words(m.codes, m.fmt), tiles, split).reshape(tiles, -1, WORD_LIMBS)
+        scales = _shares(pack_scales(m), tiles, split)
         self.words.append(words)
         self.scales.append(scales)
         self.address = (word + words.shape[1], scale + scales.shape[1])
-        return m.fmt.code << FORMAT_LSB | word, scale
+        return split << SPLIT_LSB | m.fmt.code << FORMAT_LSB | word, scale
 
     def context(self, e: QuantisedExpert) -> tuple[int, ...]:
         return *self.place(e.gate_up), *self.place(e.down)
 
 
-def size(layer: QuantisedLayer, tiles: int) -> tuple[int, int]:
-    """Macro words and scale entries a tile that ``layer`` takes."""
+def size(layer: QuantisedLayer, tiles: int, columns: int = 1, split: int | None = None) -> tuple[int, int]:
+    """Macro words and scale entries a tile that ``layer`` takes; ``split`` as :func:`compile` has it."""
     matrices = [layer.router, *(m for e in layer.everyone for m in (e.gate_up, e.down))]
     matrices += [layer.fallback] if layer.fallback is not None else []
-    scales = [-(-m.rows // tiles) * m.blocks for m in matrices]
+
+    def share(m: QuantisedMatrix) -> int:
+        chosen = choose_split(m.rows, m.blocks, tiles, columns) if split is None else split
+        return entries(m.rows, m.blocks, tiles, chosen)
+
+    scales = [share(m) for m in matrices]
     return sum(n * m.fmt.words for n, m in zip(scales, matrices, strict=True)), sum(scales)
 
 
-def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
+def compile(layer: QuantisedLayer, config: HardwareConfig, split: int | None = None) -> Image:
     """Place ``layer`` into the macros of ``config``.
+
+    ``split``: one topology for all matrices, to compare with; None: for each the one with the fewest cycles.
 
     Raises
     ------
     ExpertileError : the layer does not fit the macros; says how many words or scales it needs
     """
     check_fits(layer, config)
-    needs = size(layer, config.tiles)
+    needs = size(layer, config.tiles, config.columns, split)
     for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
         if need > have:
             raise ExpertileError(
                 f"config {config.name!r}: the layer needs {need} macro {what} a tile, over its {have}; use a "
                 f"configuration with {what} >= {need} or more tiles, or a narrower format"
             )
-    placer = _Placer(config.tiles)
-    placer.place(layer.router)
+    placer = _Placer(config, split)
+    router_split = placer.place(layer.router)[0] >> SPLIT_LSB
     contexts = np.zeros((config.max_experts + 1, WORD_LIMBS), dtype=np.uint32)
     if layer.shared is not None:
         contexts[-1] = placer.context(layer.shared)
@@ -258,7 +276,7 @@ def compile(layer: QuantisedLayer, config: HardwareConfig) -> Image:
         biases=biases,
         costs=costs,
         domains=domains,
-        registers=_registers(layer),
+        registers=_registers(layer, router_split),
         config=config.name,
     )
 
@@ -276,6 +294,7 @@ REGISTER_NAMES = (
     "FLAGS",
     "LIMIT",
     "DOWN_BASE",
+    "ROUTER_SPLIT",
     "DOMAIN_ROWS",
     "GATE_INFO",
     "GATE_ENTROPY",
@@ -289,7 +308,7 @@ REGISTER_NAMES = (
 )
 
 
-def _registers(layer: QuantisedLayer) -> dict[str, int]:
+def _registers(layer: QuantisedLayer, router_split: int) -> dict[str, int]:
     rule = layer.rule
     flags = {
         Flag.RENORMALISE: rule.renormalise,
@@ -315,6 +334,7 @@ def _registers(layer: QuantisedLayer) -> dict[str, int]:
         int(sum(flag for flag, on in flags.items() if on)),
         int(np.float32(layer.limit).view(np.uint32)),
         layer.down_base + ROW_EXP_BIAS,
+        router_split,
         *_gate_registers(layer),
     )
     return dict(zip(REGISTER_NAMES, values, strict=True))

@@ -38,6 +38,7 @@ BODIES = {"dsp": tuple(EXPERT_FORMATS.values()), "lut": (INT8, INT4)}
 _MOST = {
     "tiles": 1 << 12,
     "array_clock": 8,
+    "columns": 1 << 12,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
     "max_experts": 1 << 12,
@@ -55,6 +56,9 @@ class HardwareConfig:
     ----------
     name : preset name, used for folders and reports
     tiles : tiles in the array (macro + scale + accumulator); of body "dsp", a power of two
+    columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
+        neighbouring tiles can share a matrix row and split its blocks between them (see
+        :mod:`sw_model.topology`)
     words : macro depth, in words of 32 lanes x 4 bits, per tile
     scales : scale store depth, in entries (one a block), per tile; a multiple of 4
     max_hidden : largest hidden size (elements, a multiple of 32)
@@ -90,6 +94,7 @@ class HardwareConfig:
     down_spread: int = 12
     body: str = "dsp"
     array_clock: int = 1
+    columns: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -107,6 +112,12 @@ class HardwareConfig:
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
         if self.body == "dsp" and self.array_clock > 1:
             raise ValueError(f'array_clock must be 1 with body "dsp", not {self.array_clock}')
+        if self.body == "lut" and self.columns > 1:
+            raise ValueError(f'columns must be 1 with body "lut", not {self.columns}')
+        if self.tiles % self.columns or self.columns & (self.columns - 1):
+            raise ValueError(
+                f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
+            )
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")

@@ -10,6 +10,7 @@ from sw_model.errors import ExpertileError
 from sw_model.formats import BLOCK, EXPERT_FORMATS, ROUTER_FORMAT, SCALE_BITS, WeightFormat
 from sw_model.moe import MoELayer
 from sw_model.quantised import ExpertFormats, check_fits, formats_of
+from sw_model.topology import choose_split, entries
 
 __all__ = ["Footprint", "footprint", "misfit"]
 
@@ -38,17 +39,20 @@ def _matrices(
         yield layer.hidden, expert.intermediate, expert.biased, EXPERT_FORMATS[names.down]
 
 
-def footprint(layer: MoELayer, fmt: str | Sequence[ExpertFormats], tiles: int = 1) -> Footprint:
-    """What each of ``tiles`` tiles holds of ``layer``; with one tile, the layer without any padding of rows.
+def footprint(
+    layer: MoELayer, fmt: str | Sequence[ExpertFormats], tiles: int = 1, columns: int = 1
+) -> Footprint:
+    """What each of ``tiles`` tiles in ``columns`` holds; with one tile, the layer without padding of rows.
 
     Raises :class:`ExpertileError` for an unknown format.
     """
     words = scales = 0
     formats = formats_of(layer, fmt) if isinstance(fmt, str) else fmt
-    for rows, columns, biased, stored in _matrices(layer, formats):
-        entries = -(-rows // tiles) * (-(-columns // BLOCK) + biased)
-        words += entries * stored.words
-        scales += entries
+    for rows, elements, biased, stored in _matrices(layer, formats):
+        blocks = -(-elements // BLOCK) + biased
+        share = entries(rows, blocks, tiles, choose_split(rows, blocks, tiles, columns))
+        words += share * stored.words
+        scales += share
     return Footprint(words=words, scales=scales)
 
 
@@ -58,7 +62,7 @@ def misfit(layer: MoELayer, fmt: str | Sequence[ExpertFormats], config: Hardware
         check_fits(layer, config)
     except ExpertileError as error:
         return str(error)
-    needs = footprint(layer, fmt, config.tiles)
+    needs = footprint(layer, fmt, config.tiles, config.columns)
     for what, need, have in (("words", needs.words, config.words), ("scales", needs.scales, config.scales)):
         if need > have:
             return f"config {config.name!r}: {need} macro {what} a tile are needed, {have} are there"

@@ -16,13 +16,13 @@ import numpy as np
 
 from sw_model.combine import Combine
 from sw_model.config import HardwareConfig
+from sw_model.energy.counts import Counts, work
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
     ACT8_FRACTION,
     ACT8_MAX,
     ACT16_MAX,
     BIAS_TOPS,
-    BLOCK,
     MAG_BITS,
     TOP_MIN,
     QuantisedMatrix,
@@ -69,13 +69,15 @@ class Stats:
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction;
-    decisions of the three-level gate, None without one (then all candidates are used)."""
+    decisions of the three-level gate, None without one (then all candidates are used); ``work``: what it
+    took, an entry a token."""
 
     y: np.ndarray
     experts: np.ndarray
     weights: np.ndarray
     decisions: Decisions | None
     stats: Stats = field(repr=False)
+    work: Counts = field(repr=False)
 
 
 def gemv(m: QuantisedMatrix, x: QuantisedVectors, act_max: int) -> np.ndarray:
@@ -325,8 +327,15 @@ def run(
         total.add(alone, acc, np.full(len(alone), ONE), layer.fallback.row_exp - layer.down_base)
     base = h_top - config.activation_spread - ACT8_FRACTION
     y = total.result((layer.down_base + base - PROB_FRACTION)[:, None])
-    stats = _stats(layer, routing.experts, kept, len(alone), decisions)
-    return Result(y=y, experts=routing.experts, weights=routing.weights, decisions=decisions, stats=stats)
+    done = work(layer, routing.experts, kept)
+    return Result(
+        y=y,
+        experts=routing.experts,
+        weights=routing.weights,
+        decisions=decisions,
+        stats=_stats(done, kept, decisions),
+        work=done,
+    )
 
 
 def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVectors:
@@ -336,33 +345,11 @@ def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVe
     )
 
 
-def _stats(
-    layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray, alone: int, decisions: Decisions | None
-) -> Stats:
-    def cost(m: QuantisedMatrix) -> np.ndarray:
-        """Products, nibble passes, word reads."""
-        return m.rows * m.blocks * np.array([BLOCK, m.fmt.macs, m.fmt.words])
-
-    tokens = len(experts)
-    total = tokens * cost(layer.router) * (1, 2, 2)  # high bytes and low bytes
-    if layer.shared is not None:
-        total += tokens * (cost(layer.shared.gate_up) + cost(layer.shared.down))
-    if layer.fallback is not None:
-        total += alone * cost(layer.fallback)
-    routed = np.zeros_like(total)
-    for e, count in zip(*np.unique(experts[kept], return_counts=True), strict=True):
-        routed += count * (cost(layer.experts[e].gate_up) + cost(layer.experts[e].down))
-    macs, passes, reads = (int(n) for n in total + routed)
+def _stats(done: Counts, kept: np.ndarray, decisions: Decisions | None) -> Stats:
+    sums = done.figures()
     removals = np.zeros(0, dtype=np.int64) if decisions is None else decisions.removed.ravel()
     counts = np.bincount(removals, minlength=len(REMOVED) + 1)
     removed = {name: int(n) for name, n in zip(REMOVED, counts[1:], strict=True)}
     removed["EMPTY_TOKENS"] = int((~kept.any(axis=1)).sum())
-    return Stats(
-        tokens=tokens,
-        experts_used=int(kept.sum()),
-        macs=macs,
-        nibble_passes=passes,
-        word_reads=reads,
-        routed_reads=int(routed[2]),
-        removed=removed,
-    )
+    names = ("tokens", "experts_used", "macs", "nibble_passes", "word_reads", "routed_reads")
+    return Stats(**{name: sums[name] for name in names}, removed=removed)

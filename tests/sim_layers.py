@@ -67,6 +67,7 @@ def check(
     assert counters["EXPERTS_USED"] == stats.experts_used
     assert counters["WORD_READS"] == stats.word_reads
     assert counters["NIBBLE_PASSES"] == stats.nibble_passes
+    assert counters["ROUTED_READS"] == stats.routed_reads
     assert stats.removed.items() <= counters.items()
     assert counters["ACTIVE_CYCLES"] <= counters["BUSY_CYCLES"] <= counters["CYCLES"]
     for work in ("WORD_READS", "NIBBLE_PASSES"):

@@ -7,6 +7,7 @@ import pytest
 from test_cli import fake, refused, run  # noqa: F401 (fake is a fixture)
 
 from expertile.options import ROOT
+from hw.host.register_files import c_header, svd
 from sw_model import reference
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import compile
@@ -131,7 +132,8 @@ def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, mon
 def test_verilog_refuses(tmp_path, capsys):
     refused(capsys, tmp_path, run("verilog", "--config", "nope", "-o", tmp_path / "a.v"), "'nope'")
     refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "no" / "a.v"), "no folder")
-    refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "a.json"), "another ending")
+    for taken in ("json", "h", "svd"):
+        refused(capsys, tmp_path, run("verilog", "-o", tmp_path / f"a.{taken}"), "another ending")
 
 
 def test_verilog(tmp_path):
@@ -142,3 +144,28 @@ def test_verilog(tmp_path):
     assert description["config_hash"] == load_config("tiny").hash
     assert {"ports", "registers", "config"} <= description.keys()
     assert all(f" {port['name']};" in text for port in description["ports"])
+    assert (tmp_path / "a.h").read_text() == c_header()
+    assert (tmp_path / "a.svd").read_text() == svd()
+
+
+def test_energy(tiny_checkpoint, tmp_path, capsys):
+    text = bytes(np.random.default_rng(1).integers(32, 127, 40).tolist())
+    (tmp_path / "code.txt").write_bytes(text)
+    options = ("energy", "--checkpoint", tiny_checkpoint, "--config", "tiny", "--text", tmp_path / "code.txt")
+    options += ("--technology", "cacti22", "--technology", "ihp130")
+    assert run(*options, "-o", tmp_path / "out", "--json", tmp_path / "e.json") == 0
+    assert "weights" in capsys.readouterr().out
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert set(report["technologies"]) == {"cacti22", "ihp130"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        f"{kind}-{name}.png" for kind in ("energy", "sweep") for name in ("cacti22", "ihp130")
+    }
+    counts, told = report["counts_per_token"], report["technologies"]["cacti22"]
+    assert (counts["tokens"], counts["experts_used"]) == (1, 4)  # two layers, two experts each
+    bits = 128 * counts["word_reads"] + 20 * counts["block_sums"]
+    assert told["systems"]["dram"]["parts"]["weights"] == pytest.approx(bits * 3.97 / 1000)
+    assert told["conditions"]["shared"] == 2
+    (tmp_path / "refused").mkdir()
+    for bad in (("--technology", "3nm"), ("--macro", "3KB"), ("--format", "auto")):
+        code = run(*options, *bad, "--json", tmp_path / "refused" / "e.json")
+        refused(capsys, tmp_path / "refused", code, bad[1])

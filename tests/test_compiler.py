@@ -35,29 +35,31 @@ def config(tiles: int, **changes: int) -> HardwareConfig:
 
 
 class Decoder:
-    """Reads matrices out of an image as the hardware does: row r in tile r mod tiles, slot r // tiles."""
+    """Reads matrices out of an image as the hardware does: row r in group r mod groups of tiles, as slot
+    r // groups, block b in the group's tile b mod width."""
 
     def __init__(self, image: Image) -> None:
         self.words = [[sum(int(v) << 32 * i for i, v in enumerate(w)) for w in tile] for tile in image.words]
         self.scales = image.scales.tolist()
         self.used: set[tuple[str, int, int]] = set()
 
-    def matrix(self, word: int, scale: int, rows: int, blocks: int, fmt: int) -> np.ndarray:
+    def matrix(self, word: int, scale: int, rows: int, blocks: int, fmt: int, split: int) -> np.ndarray:
         """float64 [rows, blocks * 32] of a matrix in the format that is named by number ``fmt``."""
-        tiles, out = len(self.words), np.zeros((rows, blocks * 32))
+        width, out = 1 << split, np.zeros((rows, blocks * 32))
+        groups, shares = len(self.words) // width, -(-blocks // width)
         nibbles, value = ELEMENTS[fmt]
         for r in range(rows):
             for b in range(blocks):
-                at = r // tiles * blocks + b
-                self.used.add(("scale", r % tiles, scale + at))
-                entry = self.scales[r % tiles][scale + at]
+                at, tile = r // groups * shares + b // width, r % groups * width + b % width
+                self.used.add(("scale", tile, scale + at))
+                entry = self.scales[tile][scale + at]
                 size = (128 | entry & 127) * 2.0 ** ((entry >> 7 & 31) + (entry >> 12) - 134)
                 codes = [0] * 32
                 for p in range(nibbles):
                     address = word + at * nibbles + p
-                    self.used.add(("word", r % tiles, address))
+                    self.used.add(("word", tile, address))
                     for lane in range(32):
-                        codes[lane] = codes[lane] << 4 | self.words[r % tiles][address] >> 4 * lane & 15
+                        codes[lane] = codes[lane] << 4 | self.words[tile][address] >> 4 * lane & 15
                 out[r, 32 * b : 32 * b + 32] = np.array([value(c) for c in codes]) * size
         return out
 
@@ -88,14 +90,15 @@ def check(image: Image, layer: QuantisedLayer) -> None:
     hidden = -(-r["HIDDEN"] // 32)
     router_bias, expert_bias = (r["FLAGS"] >> bit & 1 for bit in (5, 6))
 
-    def same(m: QuantisedMatrix, word: int, scale: int, rows: int, blocks: int, number: int) -> None:
+    def same(m: QuantisedMatrix, word: int, scale: int, rows: int, blocks: int, topology: int) -> None:
+        number, split = topology & 15, topology >> 4
         assert number == NUMBERS[m.fmt.name]
         size = np.ldexp(m.mant.astype(np.float64), m.shift + m.row_exp[:, None])
         decoded = (m.codes * size[:, :, None]).reshape(m.rows, -1)
-        assert np.array_equal(d.matrix(word, scale, rows, blocks, number), decoded)
+        assert np.array_equal(d.matrix(word, scale, rows, blocks, number, split), decoded)
 
     router_rows = r["EXPERTS"] + (r["FLAGS"] >> 2 & 1) + (r["FLAGS"] >> 9 & 1) + r["DOMAIN_ROWS"]
-    same(layer.router, 0, 0, router_rows, hidden + router_bias, 2)
+    same(layer.router, 0, 0, router_rows, hidden + router_bias, 2 | r["ROUTER_SPLIT"] << 4)
     contexts = image.contexts.tolist()
     used = set()
     places = [(e, expert, r["INTERMEDIATE"]) for e, expert in enumerate(layer.experts)]
@@ -121,10 +124,10 @@ def check(image: Image, layer: QuantisedLayer) -> None:
 
 
 @pytest.mark.parametrize("fmt", ["int8", "int4", "fp8", "mxfp4", "mixed"])
-@pytest.mark.parametrize("tiles", [1, 2, 8])
+@pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (2, 1), (8, 1), (8, 4), (32, 8)])
 @pytest.mark.parametrize("case", CASES)
-def test_image_holds_the_layer(case: str, tiles: int, fmt: str) -> None:
-    cfg = config(tiles)
+def test_image_holds_the_layer(case: str, tiles: int, columns: int, fmt: str) -> None:
+    cfg = config(tiles, columns=columns)
     plain = random_layer(np.random.default_rng(tiles), **CASES[case])
     names = list(EXPERT_FORMATS)
     mixed = [ExpertFormats(gate_up=names[e % 4], down=names[(e + 1) % 4]) for e in range(len(plain.everyone))]
@@ -137,8 +140,8 @@ def test_image_holds_the_layer(case: str, tiles: int, fmt: str) -> None:
     assert image.contexts.shape == (cfg.max_experts + 1, 4)
     assert (image.scales < 1 << 20).all()
     assert (image.words.shape[1], -(-image.scales.shape[1] // 4)) == (
-        compiler.size(layer, tiles)[0],
-        -(-compiler.size(layer, tiles)[1] // 4),
+        compiler.size(layer, tiles, columns)[0],
+        -(-compiler.size(layer, tiles, columns)[1] // 4),
     )
     assert set(image.registers) == set(LAYER_WIDTHS)
     assert all(0 <= v < 1 << LAYER_WIDTHS[n] for n, v in image.registers.items())
@@ -170,6 +173,19 @@ def test_image_holds_the_layer(case: str, tiles: int, fmt: str) -> None:
         want[: plain.n_experts] = np.rint(plain.selection_bias.astype(np.float64) * (1 << 24))
     assert np.array_equal(image.biases.view(np.int32), want)
     assert image.costs.size == image.domains.size == 0
+
+
+@pytest.mark.parametrize("split", [0, 1, 2, None])
+def test_one_split_for_all(split: int | None) -> None:
+    """As asked for, or the best for each; that one takes the least room."""
+    cfg = config(8, columns=4)
+    layer = quantise(random_layer(np.random.default_rng(4), **CASES["gated"]), "int8", cfg)
+    image = compiler.compile(layer, cfg, split)
+    check(image, layer)
+    seen = {int(c) >> 28 for c in image.contexts[[0, 1, -1]][:, [0, 2]].ravel()}
+    seen.add(image.registers["ROUTER_SPLIT"])
+    assert seen == {split} if split is not None else len(seen) > 1
+    assert image.words.shape[1] >= compiler.compile(layer, cfg).words.shape[1]
 
 
 @pytest.mark.parametrize("rows", [False, True])

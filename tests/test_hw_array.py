@@ -17,10 +17,10 @@ from sw_model.formats import FP8, INT4, INT8, INT16, MXFP4, WeightFormat
 NOISE_WORD, NOISE_SCALE = (1 << 128) - 1, (1 << 20) - 1
 
 
-def small_config(tiles: int) -> HardwareConfig:
+def small_config(tiles: int, columns: int = 1) -> HardwareConfig:
     return HardwareConfig(
         name="array", tiles=tiles, words=512, scales=256, max_hidden=96, max_intermediate=96, max_experts=4,
-        max_top_k=2,
+        max_top_k=2, columns=columns,
     )  # fmt: skip
 
 
@@ -42,7 +42,13 @@ class Matrix:
     """A random matrix at a place in the tiles' memories, and the pass over it."""
 
     def __init__(
-        self, rng: np.random.Generator, config: HardwareConfig, rows: int, blocks: int, fmt: WeightFormat
+        self,
+        rng: np.random.Generator,
+        config: HardwareConfig,
+        rows: int,
+        blocks: int,
+        fmt: WeightFormat,
+        split: int | None = None,
     ) -> None:
         self.fmt, self.rows, self.blocks = fmt, rows, blocks
         spread = config.spread(fmt)
@@ -53,10 +59,12 @@ class Matrix:
             for _ in range(rows)
         ]
         self.row_exp = rng.integers(1, 255, rows).tolist()
+        self.split = int(rng.integers(config.columns.bit_length())) if split is None else split
         self.wide = int(fmt is INT16)
         self.info = {
             "kind": Kind.ROUTER if self.wide else [Kind.GATE_UP, Kind.DOWN][int(rng.integers(2))],
             "rows": rows,
+            "split": self.split,
             "base": int(rng.integers(-900, 500)),
             "weight": int(rng.integers(1 << 23)),
             **{name: int(rng.integers(2)) for name in ("first", "final")},
@@ -64,6 +72,7 @@ class Matrix:
         self.job = {
             "rows": rows,
             "blocks": blocks,
+            "split": self.split,
             "format": fmt.code,
             "from_h": int(not self.wide and rng.integers(2)),
             "wide": self.wide,
@@ -72,19 +81,23 @@ class Matrix:
         }
 
     def place(self, word: int, scale: int, tiles: int) -> tuple[list[tuple], int, int]:
-        """(kind, tile, address, value) of every word and scale; the addresses after the last."""
+        """(kind, tile, address, value) of every word and scale, zeros where blocks do not fill the tiles of a
+        row; the addresses after the last."""
+        width = 1 << self.split
+        groups, shares = tiles // width, -(-self.blocks // width)
         self.job |= {"word": word, "scale": scale}
         writes = []
         for r in range(self.rows):
-            for b in range(self.blocks):
-                at = r // tiles * self.blocks + b
-                entry = pack_scale(*self.scales[r][b], self.row_exp[r])
-                writes.append(("scale", r % tiles, scale + at, entry))
+            for b in range(shares * width):
+                at, tile = r // groups * shares + b // width, r % groups * width + b % width
+                there = b < self.blocks
+                entry = pack_scale(*self.scales[r][b], self.row_exp[r]) if there else 0
+                writes.append(("scale", tile, scale + at, entry))
                 for n in range(self.words):
-                    value = pack_word(self.codes[r][b], self.fmt, n)
-                    writes.append(("word", r % tiles, word + at * self.words + n, value))
-        slots = -(-self.rows // tiles)
-        return writes, word + slots * self.blocks * self.words, scale + slots * self.blocks
+                    value = pack_word(self.codes[r][b], self.fmt, n) if there else 0
+                    writes.append(("word", tile, word + at * self.words + n, value))
+        slots = -(-self.rows // groups)
+        return writes, word + slots * shares * self.words, scale + slots * shares
 
     def results(self, acts: Activations) -> list[tuple[int, int, int, int]]:
         """(acc, row_exp, index, last) of each row."""
@@ -100,10 +113,10 @@ class Matrix:
         return out
 
 
-@pytest.mark.parametrize("tiles", [1, 2, 4])
-def test_passes(tiles: int) -> None:
+@pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (2, 1), (4, 1), (2, 2), (4, 4), (8, 4)])
+def test_passes(tiles: int, columns: int) -> None:
     rng = np.random.default_rng(tiles)
-    config = small_config(tiles)
+    config = small_config(tiles, columns)
     acts = Activations(rng, config)
     shapes = [
         (5, 2, INT16),
@@ -127,6 +140,15 @@ def test_passes(tiles: int) -> None:
     items = [raw(dut.i, job=m.job, info=m.info) for m in order]
     waiting: deque[tuple[int, int]] = deque([(0, 0)] * (Tile.ACT_AT - 1), maxlen=Tile.ACT_AT)
 
+    def blocks_of(step: Any) -> tuple[int, int]:
+        """Bytes and shifts of every column, those beyond the matrix at random."""
+        act = shift = 0
+        for c in range(columns):
+            values, up = acts[step.from_h, step.bank, step.set, step.act + c % (1 << step.split)]
+            act |= pack_bytes(values) << 256 * c
+            shift |= up << 5 * c
+        return act, shift
+
     async def bench(ctx: Any) -> None:
         for what, tile, address, value in rng.permutation(np.array(writes, dtype=object)).tolist():
             ctx.set(dut.load_tile, tile)
@@ -149,8 +171,7 @@ def test_passes(tiles: int) -> None:
                 passes += rows * compute
                 assert valid or not (read or compute)
                 if valid:
-                    act, shift = acts[step.from_h, step.bank, step.set, step.act]
-                    waiting.append((pack_bytes(act), shift))
+                    waiting.append(blocks_of(step))
                 else:
                     waiting.append((int(rng.integers(1 << 62)), 31))
                 act, shift = waiting.popleft()
@@ -179,25 +200,31 @@ def test_passes(tiles: int) -> None:
 
 
 @pytest.mark.parametrize("fmt", [INT8, FP8], ids=lambda f: f.name)
-def test_throughput(fmt: WeightFormat) -> None:
-    """A free drain: the array makes a step every cycle, over the ends of rows and of passes."""
+@pytest.mark.parametrize(("tiles", "columns"), [(2, 1), (4, 4)])
+def test_throughput(fmt: WeightFormat, tiles: int, columns: int) -> None:
+    """A free drain: the array makes a step every cycle, over the ends of rows and of passes, also where the
+    next pass has another split."""
     rng = np.random.default_rng(9)
-    config = small_config(2)
+    config = small_config(tiles, columns)
     dut = PeArray(config)
-    m = Matrix(rng, config, rows=6, blocks=2, fmt=fmt)
-    m.place(0, 0, 2)
+    splits = [n % columns.bit_length() for n in range(5)]
+    passes = [Matrix(rng, config, rows=6, blocks=4, fmt=fmt, split=split) for split in splits]
     active: list[int] = []
 
     async def bench(ctx: Any) -> None:
-        sink = Sink(dut.o, 5 * m.rows)
-        source = Source(dut.i, [raw(dut.i, job=m.job, info=m.info)] * 5)
+        for m in passes:
+            m.place(0, 0, tiles)
+        sink = Sink(dut.o, sum(m.rows for m in passes))
+        source = Source(dut.i, [raw(dut.i, job=m.job, info=m.info) for m in passes])
         await transfer(ctx, rng, [source], [sink], watch=(dut.active,), each=active.append)
-        steps = 5 * 3 * m.blocks * m.steps
+        shares = [4 >> split for split in splits]
+        slots = [-(-6 // (tiles >> split)) for split in splits]
+        steps = sum(a * b * fmt.steps for a, b in zip(shares, slots, strict=True))
         first = active.index(1)
         assert active[first : first + steps] == [1] * steps
         assert sum(active) == steps
-        # First row: after its slot's last step, the tile's latency and the drain.
-        last_step = first + m.blocks * m.steps - 1
-        assert sink.cycles[0] == last_step + Tile.LATENCY + 2
+        # First row: after its slot's last step, the tile's latency, the reduction's and the drain.
+        last_step = first + shares[0] * fmt.steps - 1
+        assert sink.cycles[0] == last_step + Tile.LATENCY + columns.bit_length() - 1 + 2
 
     simulate(dut, bench)

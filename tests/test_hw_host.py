@@ -20,26 +20,39 @@ OKAY, SLVERR = 0, 2
 
 @pytest.mark.parametrize("hidden", [1, 2, 5])
 def test_token_input(hidden: int) -> None:
-    """Tokens of every length around the right one: filled up, cut, and each fault flagged once."""
+    """Tokens of every length around the right one: those of another are taken back, and flagged once."""
     rng = np.random.default_rng(hidden)
-    lengths = [hidden] * 3 + rng.integers(1, 2 * hidden + 2, 20).tolist() + [hidden]
+    lengths = [hidden] * 3 + rng.integers(1, 2 * hidden + 2, 40).tolist() + [hidden]
     tokens = [rng.integers(1, 1 << 32, n).tolist() for n in lengths]
     dut = TokenInput()
     items = [raw(dut.i, bits=v, last=i == len(t) - 1) for t in tokens for i, v in enumerate(t)]
-    want = [((t + [0] * hidden)[i], int(i == hidden - 1)) for t in tokens for i in range(hidden)]
-    wrong = sum(n != hidden for n in lengths)
+    passed = sum(min(n, hidden) for n in lengths)
+    discards: list[int] = []
     flags: list[int] = []
+
+    def watch(valid: int, ready: int, discard: int, error: int) -> None:
+        flags.append(error)
+        if valid and ready:
+            discards.append(discard)
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.hidden, hidden)
         for offer, accept in PACES:
             flags.clear()
-            sink = Sink(dut.o, len(want), accept)
-            await transfer(
-                ctx, rng, [Source(dut.i, items, offer)], [sink], watch=(dut.length_error,), each=flags.append
-            )
-            assert [(p.bits, p.last) for p in sink.got] == want
-            assert sum(flags) == wrong
+            discards.clear()
+            sink = Sink(dut.o, passed, accept)
+            probes = (dut.o.valid, dut.o.ready, dut.discard, dut.length_error)
+            await transfer(ctx, rng, [Source(dut.i, items, offer)], [sink], watch=probes, each=watch)
+            kept, token = [], []
+            for p, discard in zip(sink.got, discards, strict=True):
+                token.append(p.bits)
+                if discard:
+                    token = []
+                elif p.last:
+                    kept.append(token)
+                    token = []
+            assert kept == [t for t in tokens if len(t) == hidden] and not token
+            assert sum(flags) == sum(discards) == sum(n != hidden for n in lengths)
 
     simulate(dut, bench)
 

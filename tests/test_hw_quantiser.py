@@ -216,11 +216,11 @@ def test_speed_and_grant() -> None:
 
 
 @pytest.mark.parametrize("sets", [("code8", "high", "low"), ("code8",)], ids="-".join)
-@pytest.mark.parametrize(("blocks", "banks"), [(3, 2), (5, 1), (1, 1)])
-def test_activation_buffer(blocks: int, banks: int, sets: tuple[str, ...]) -> None:
-    """What was written an element at a time reads back a block at a time; banks do not mix."""
+@pytest.mark.parametrize(("blocks", "banks", "columns"), [(3, 2, 1), (5, 1, 1), (1, 1, 1), (6, 2, 4)])
+def test_activation_buffer(blocks: int, banks: int, columns: int, sets: tuple[str, ...]) -> None:
+    """What was written an element at a time reads back a block a column at a time; banks do not mix."""
     rng = np.random.default_rng(blocks)
-    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets)
+    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, columns=columns)
     extra = {"code8": 0, "high": 8, "low": 0}
     stored: dict[tuple[int, int], dict[str, Any]] = {}
 
@@ -245,20 +245,27 @@ def test_activation_buffer(blocks: int, banks: int, sets: tuple[str, ...]) -> No
         ctx.set(dut.code_valid, 0)
 
     async def read(ctx: Any, bank: int) -> None:
-        wanted = [(s, b) for b in range(blocks) for s in range(len(sets))] * 2
+        splits = range(columns.bit_length())
+        wanted = [(s, b, w) for b in range(blocks) for s in range(len(sets)) for w in splits] * 2
         rng.shuffle(wanted)
         seen = []
-        for s, b in [*wanted, *[(0, 0)] * dut.LATENCY]:
+        for s, b, w in [*wanted, *[(0, 0, 0)] * dut.LATENCY]:
             ctx.set(dut.read_set, int(s))
             ctx.set(dut.read_bank, bank)
             ctx.set(dut.read_block, int(b))
+            ctx.set(dut.split, int(w))
             seen.append(await clock(ctx, dut.act, dut.shift))
-        for (s, b), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
+        for (s, first, w), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
             name = sets[int(s)]
-            got = np.frombuffer(act.to_bytes(BLOCK, "little"), dtype=np.int8).tolist()
-            block = stored[bank, int(b)]
-            assert got == block[name]
-            assert shift == block["shift8" if name == "code8" else "shift16"] + extra[name] & 31
+            got = np.frombuffer(act.to_bytes(columns * BLOCK, "little"), dtype=np.int8).reshape(
+                columns, BLOCK
+            )
+            for c in range(columns):
+                block = stored.get((bank, int(first) + c % (1 << int(w))))
+                if block is not None:  # beyond the last block it may be anything
+                    assert got[c].tolist() == block[name]
+                    up = block["shift8" if name == "code8" else "shift16"] + extra[name]
+                    assert shift >> 5 * c & 31 == up & 31
 
     async def bench(ctx: Any) -> None:
         for bank in range(banks):

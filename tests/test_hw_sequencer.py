@@ -20,21 +20,22 @@ def number(value: Any) -> int:
     return int(getattr(value, "value", value))
 
 
-def config(tiles: int) -> HardwareConfig:
+def config(tiles: int, columns: int = 1) -> HardwareConfig:
     return HardwareConfig(
         name="sequencer", tiles=tiles, words=1024, scales=256, max_hidden=64, max_intermediate=64,
-        max_experts=4, max_top_k=2,
+        max_experts=4, max_top_k=2, columns=columns,
     )  # fmt: skip
 
 
 def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
-    slots = -(-p["rows"] // tiles)
+    groups, width = tiles >> p["split"], 1 << p["split"]
+    slots, shares = -(-p["rows"] // groups), -(-p["blocks"] // width)
     n_steps, words = STEPS[NAMES[p["format"]]]
     for slot in range(slots):
         for low in range(1 + p["wide"]):
-            for block in range(p["blocks"]):
+            for block in range(shares):
                 for step in range(n_steps):
-                    at = slot * p["blocks"] + block
+                    at = slot * shares + block
                     # A word is read only in the first steps; afterwards its address stands behind the block.
                     yield {
                         "word": p["word"] + at * words + min(step, words),
@@ -42,36 +43,41 @@ def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
                         "from_h": p["from_h"],
                         "bank": p["bank"],
                         "set": 1 + low if p["wide"] else 0,
-                        "act": p["act"] + block,
+                        "act": p["act"] + width * block,
+                        "split": p["split"],
                         "step": step,
                         "decode": DECODE.get(NAMES[p["format"]], Decode.INTEGER).value,
                         "read": step < words,
                         "compute": NAMES[p["format"]] != "fp8" or step > 0,
                         "last_step": step == n_steps - 1,
                         "first_block": block == 0 and not low,
-                        "last_block": block == p["blocks"] - 1 and low == p["wide"],
-                        "rows": min(tiles, p["rows"] - slot * tiles),
+                        "last_block": block == shares - 1 and low == p["wide"],
+                        "rows": min(groups, p["rows"] - slot * groups)
+                        * min(width, p["blocks"] - block * width),
                     }
 
 
-def random_pass(rng: np.random.Generator) -> dict[str, int]:
+def random_pass(rng: np.random.Generator, columns: int = 1) -> dict[str, int]:
     return {
         "word": int(rng.integers(100)), "scale": int(rng.integers(30)), "rows": int(rng.integers(1, 10)),
-        "blocks": int(rng.integers(1, 4)), "format": int(rng.integers(5)),
+        "blocks": int(rng.integers(1, 6)), "format": int(rng.integers(5)),
+        "split": int(rng.integers(columns.bit_length())),
         "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)),
         "act": int(rng.integers(5)),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("tiles", [1, 2, 4])
+@pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (2, 1), (4, 4), (8, 2)])
 @pytest.mark.parametrize(("offer", "credit"), [(1.0, 1.0), (0.3, 1.0), (1.0, 0.2), (0.5, 0.5)])
-def test_steps(tiles: int, offer: float, credit: float) -> None:
+def test_steps(tiles: int, columns: int, offer: float, credit: float) -> None:
     rng = np.random.default_rng(tiles)
-    dut = Sequencer(config(tiles))
-    passes = [random_pass(rng) for _ in range(20)]
-    passes[3:6] = [{**passes[3], "rows": 1, "blocks": 1, "format": 0, "wide": w} for w in (0, 1, 0)]
+    dut = Sequencer(config(tiles, columns))
+    passes = [random_pass(rng, columns) for _ in range(20)]
+    passes[3:6] = [
+        {**passes[3], "rows": 1, "blocks": 1, "format": 0, "split": 0, "wide": w} for w in (0, 1, 0)
+    ]
     want = [s for p in passes for s in steps(p, tiles)]
-    slots = sum(-(-p["rows"] // tiles) for p in passes)
+    slots = sum(-(-p["rows"] // (tiles >> p["split"])) for p in passes)
 
     async def bench(ctx: Any) -> None:
         got, valid_at, starts, sent, offered = [], [], 0, 0, False

@@ -27,9 +27,9 @@ def test_footprint_is_what_the_compiler_places(family, fmt, tmp_path):
             for e in range(len(checkpoint.outline(1).layer.everyone))
         ]
     quantised = quantise(checkpoint.moe_layer(1), formats, config)
-    for tiles in (1, 4, 8):
-        size = footprint(checkpoint.outline(1).layer, formats, tiles)
-        assert (size.words, size.scales) == compiler.size(quantised, tiles)
+    for tiles, columns in ((1, 1), (4, 1), (64, 8), (8, 1)):
+        size = footprint(checkpoint.outline(1).layer, formats, tiles, columns)
+        assert (size.words, size.scales) == compiler.size(quantised, tiles, columns)
     assert footprint(checkpoint.outline(1).layer, formats).bytes * 8 >= size.words * 128 + size.scales * 20
 
 

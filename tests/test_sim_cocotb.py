@@ -61,6 +61,17 @@ def test_icarus_reset_in_the_middle(config: HardwareConfig) -> None:
     assert same_bits(y, job.expected)
 
 
+@pytest.mark.parametrize(("fmt", "stalls", "reset_at"), [("int8", 0.0, None), ("int4", 0.3, 700)])
+def test_strays_and_traffic(fmt: str, stalls: float, reset_at: int | None, config: HardwareConfig) -> None:
+    """Packets of wrong lengths between back-to-back tokens and random register accesses change no bit."""
+    strays = (1, 31, 33, 96, 2, 64, 33, 1, 31)
+    options = {"stalls": stalls, "seed": 7, "reset_at": reset_at}
+    job = _job(config, fmt, strays=strays, traffic=True, **options)
+    y, counters = run_layer("icarus", build("icarus", generated(config)), job)
+    assert same_bits(y, job.expected)
+    assert counters["TOKENS"] == len(job.x)
+
+
 def test_a_wrong_bit_fails(config: HardwareConfig) -> None:
     """The testbench notices, and so does what runs it."""
     job = _job(config, "int4")

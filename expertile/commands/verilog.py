@@ -1,4 +1,4 @@
-"""``expertile verilog``: the accelerator as one Verilog file, and a JSON that describes it."""
+"""``expertile verilog``: the accelerator as one Verilog file, and files that describe it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,30 +14,33 @@ __all__ = ["command", "write_verilog"]
 
 def command(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The Verilog file; a .json appears beside it.")
+        Path,
+        typer.Option("--output", "-o", help="The Verilog file; a .json, .h and .svd appear beside it."),
     ],
     config: options.Config = "base",
 ) -> None:
     """Write the Verilog of a configuration: the same bytes on every run and machine."""
     from sw_model.config import load_config
 
-    description = write_verilog(load_config(config), output)
+    description, header, svd = write_verilog(load_config(config), output)
     console().print(f"{output}: {output.stat().st_size:,} bytes", soft_wrap=True)
     console().print(f"{description}: ports, parameters, registers", soft_wrap=True)
+    console().print(f"{header}, {svd}: the registers in C and as CMSIS-SVD", soft_wrap=True)
 
 
-def write_verilog(config: Any, path: Path) -> Path:
-    """Write ``path`` and the JSON beside it; returns the latter's path."""
+def write_verilog(config: Any, path: Path) -> tuple[Path, Path, Path]:
+    """Write ``path`` and, beside it, JSON, C header and SVD; returns the paths of these three."""
     from hw import verilog
+    from hw.host.register_files import c_header, svd
 
-    description = path.with_suffix(".json")
-    if description == path:
-        raise ExpertileError(
-            f"{path}: the description takes that name: give the Verilog another ending, as .v"
-        )
-    check_writable(path, description)
+    beside = (path.with_suffix(".json"), path.with_suffix(".h"), path.with_suffix(".svd"))
+    if path in beside:
+        raise ExpertileError(f"{path}: a description takes that name: give the Verilog another ending, as .v")
+    check_writable(path, *beside)
     with console(stderr=True).status(f"generating Verilog ({config.name})"):
         text = verilog.generate(config)
     write_file(path, lambda file: file.write(text.encode()))
-    write_json(description, verilog.describe(config))
-    return description
+    write_json(beside[0], verilog.describe(config))
+    write_file(beside[1], lambda file: file.write(c_header().encode()))
+    write_file(beside[2], lambda file: file.write(svd().encode()))
+    return beside

@@ -7,6 +7,7 @@ from enum import Enum
 
 from sw_model.compiler import Flag
 from sw_model.gate import MAX_TAU
+from sw_model.topology import SPLIT_BITS
 
 __all__ = [
     "COUNTERS",
@@ -83,7 +84,7 @@ _IDENTITY = (
                 "error_token_length",
                 1,
                 1,
-                "A token's tlast came early or late; it was padded or cut. Cleared with the counters.",
+                "A token was shorter or longer than HIDDEN: it was dropped. Cleared with the counters.",
             ),
         ),
     ),
@@ -102,6 +103,7 @@ _LAYER = (
     ("FLAGS", 10, "Rules of the layer."),
     ("LIMIT", 32, "Limit of the clamped activation, binary32."),
     ("DOWN_BASE", 8, "Least row exponent of all down projections, plus 134."),
+    ("ROUTER_SPLIT", SPLIT_BITS, "log2 of the tiles that share a row of the router and split its blocks."),
     ("DOMAIN_ROWS", 8, "Router rows that tell domains apart; 0: the request's tag alone does."),
     ("GATE_INFO", 16, "Gate: weight of the token's information, Q7.8 like all of the gate's numbers."),
     ("GATE_ENTROPY", 16, "Gate: weight of the router's entropy."),

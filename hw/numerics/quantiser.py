@@ -62,6 +62,7 @@ class BlockQuantiser(wiring.Component):
     vectors, vectors_known : vectors of the token; may become known while they come
     constants : append the block that biases ride on to every vector
     alone : the token's only vector is that block
+    discard : with an element: it and all of its token so far are forgotten
     grant : the place where the codes go is free
     code, code_valid : one element a cycle, blocks in the order they came; see :func:`code_layout`
     token_top : largest top of the token being given out
@@ -87,6 +88,7 @@ class BlockQuantiser(wiring.Component):
                 "vectors": In(8),
                 "vectors_known": In(1),
                 "alone": In(1),
+                "discard": In(1),
                 "constants": In(1),
                 "grant": In(1),
                 "code": Out(code_layout(blocks)),
@@ -142,10 +144,17 @@ class BlockQuantiser(wiring.Component):
                 m.d.comb += [
                     self.i.ready.eq(~complete),
                     number.eq(self.i.payload.number),
-                    store.eq(self.i.valid & ~complete),
+                    store.eq(self.i.valid & ~complete & ~self.discard),
                 ]
                 with m.If(complete):
                     m.next = "WAIT"
+                with m.Elif(self.i.valid & self.discard):
+                    m.d.sync += [
+                        address.eq(0),
+                        token_top.eq(self._floor),
+                        block_top.eq(self._floor),
+                        seen.eq(0),
+                    ]
                 with m.Elif(self.alone):
                     m.d.sync += constant.eq(1)
                     m.next = "CONSTANTS"

@@ -1,12 +1,13 @@
 """Activation buffer: quantised blocks, written an element at a time, read a whole block at a time."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.numerics.quantiser import code_layout
 from sw_model.formats import ACT16_LOW_BITS, BLOCK, SHIFT_BITS
+from sw_model.topology import SPLIT_BITS
 
 __all__ = ["ActivationBuffer"]
 
@@ -22,22 +23,25 @@ class ActivationBuffer(wiring.Component):
     blocks : blocks a bank
     banks : one is filled while another is read
     sets : names of the byte sets kept of every element, of "code8", "high", "low"
+    columns : blocks read at a time; each column of the array has a copy of the memories
 
     Members
     -------
     code, code_valid, write_bank : elements from a :class:`BlockQuantiser`
-    read_set, read_bank, read_block : at cycle t
-    act, shift : the block, at cycle t + ``LATENCY``
+    read_set, read_bank, read_block, split : at cycle t
+    act, shift : for each column c, lowest first, block read_block + c mod 2**split, at cycle t + ``LATENCY``;
+        beyond the last block anything
     """
 
     LATENCY = 3
 
-    def __init__(self, *, blocks: int, banks: int, sets: tuple[str, ...]) -> None:
+    def __init__(self, *, blocks: int, banks: int, sets: tuple[str, ...], columns: int = 1) -> None:
         if not sets or set(sets) - set(_SHIFTS):
             raise ValueError(f"sets must name some of {', '.join(_SHIFTS)}, not {sets}")
         self._blocks = blocks
         self._banks = banks
         self._sets = sets
+        self._columns = columns
         self._block_bits = max(1, (blocks - 1).bit_length())
         super().__init__(
             {
@@ -47,29 +51,43 @@ class ActivationBuffer(wiring.Component):
                 "read_set": In(2),
                 "read_bank": In(1),
                 "read_block": In(self._block_bits),
-                "act": Out(8 * BLOCK),
-                "shift": Out(SHIFT_BITS),
+                "split": In(SPLIT_BITS),
+                "act": Out(8 * BLOCK * columns),
+                "shift": Out(SHIFT_BITS * columns),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        for column in range(self._columns):
+            act, shift = self._column(m, column)
+            m.d.sync += [
+                self.act.word_select(column, 8 * BLOCK).eq(act),
+                self.shift.word_select(column, SHIFT_BITS).eq(shift),
+            ]
+        return m
+
+    def _column(self, m: Module, column: int) -> tuple[Signal, Signal]:
+        """Memories of one column; its block and shift, ``LATENCY`` - 1 cycles after the address."""
         depth = self._banks << self._block_bits
         lane = Signal(BLOCK)
         read_set = Signal.like(self.read_set)
         m.d.comb += lane.eq(self.code_valid << self.code.lane)
         m.d.sync += read_set.eq(self.read_set)
 
-        def address(bank: Signal, block: Signal) -> Signal:
+        def address(bank: Value, block: Value) -> Signal:
             a = Signal(range(max(2, depth)))
             m.d.comb += a.eq(block if self._banks == 1 else (bank << self._block_bits) | block)
             return a
 
+        block = self.read_block
+        if column:
+            block = (block + (column & ((1 << self.split) - 1)))[: self._block_bits]
         write_address = address(self.write_bank, self.code.block)
-        read_address = address(self.read_bank, self.read_block)
+        read_address = address(self.read_bank, block)
         blocks, shifts = [], []
         for name in self._sets:
-            m.submodules[name] = memory = Memory(
+            m.submodules[f"{name}_{column}"] = memory = Memory(
                 shape=8 * BLOCK, depth=max(2, depth), init=[], attrs={"no_rw_check": 1}
             )
             write, read = memory.write_port(granularity=8), memory.read_port()
@@ -81,7 +99,7 @@ class ActivationBuffer(wiring.Component):
                 read.en.eq(1),
             ]
             field, extra = _SHIFTS[name]
-            m.submodules[f"{name}_shift"] = memory = Memory(
+            m.submodules[f"{name}_shift_{column}"] = memory = Memory(
                 shape=SHIFT_BITS, depth=max(2, depth), init=[], attrs={"no_rw_check": 1}
             )
             shift_write, shift_read = memory.write_port(), memory.read_port()
@@ -96,11 +114,7 @@ class ActivationBuffer(wiring.Component):
             shifts.append(shift_read.data + extra)
         last = len(blocks) - 1
         select = Mux(read_set > last, last, read_set)
-        act, shift = Signal.like(self.act, reset_less=True), Signal.like(self.shift, reset_less=True)
-        m.d.sync += [
-            act.eq(Array(blocks)[select]),
-            shift.eq(Array(shifts)[select]),
-            self.act.eq(act),
-            self.shift.eq(shift),
-        ]
-        return m
+        act = Signal(8 * BLOCK, name=f"act_{column}", reset_less=True)
+        shift = Signal(SHIFT_BITS, name=f"shift_{column}", reset_less=True)
+        m.d.sync += [act.eq(Array(blocks)[select]), shift.eq(Array(shifts)[select])]
+        return act, shift

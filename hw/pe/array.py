@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
 from hw.pe.drain import Drain, PassInfo, row_layout
+from hw.pe.reduction import Reduction
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
@@ -17,20 +18,24 @@ __all__ = ["PeArray"]
 class PeArray(wiring.Component):
     """``tiles`` tiles under one sequencer; rows leave in order, one a cycle.
 
-    Row r of a pass is computed by tile r mod tiles; the :class:`~hw.pe.drain.Drain` puts them in line.
+    Groups of 2**split neighbouring tiles share a row and split its blocks: with n = tiles / 2**split, row r
+    of a pass is computed by group r mod n, and its block b by the group's tile b mod 2**split. The
+    :class:`~hw.pe.reduction.Reduction` adds each group's sums, the :class:`~hw.pe.drain.Drain` puts the rows
+    in line.
 
     Members
     -------
     i : stream of {job (:func:`pass_layout`), info (:data:`PassInfo`)}
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
-    act, act_shift : the block for ``step``, ``Tile.ACT_AT`` cycles later
+    act, act_shift : the blocks for ``step``, one a column, ``Tile.ACT_AT`` cycles later
     o : stream of rows (:func:`row_layout`)
-    active : every tile computes; ``active_rows``: of how many tiles it is a row of the matrix; ``reads``,
+    active : every tile computes; ``active_rows``: of how many tiles it is a block of the matrix; ``reads``,
         ``computes``: a word is read, a nibble is multiplied; ``routed``: for a routed expert
     load : weight loading: tile, address, a word or a scale entry
 
-    Latency: ``Tile.LATENCY`` + 3 from a row's last word to its first result. Throughput: a word a cycle and
-    tile; a pass whose rows take fewer words than there are tiles is bound by the drain.
+    Latency: ``Tile.LATENCY`` + log2(columns) + 3 from a row's last word to its first result. Throughput: a
+    word a cycle and tile, also where a pass of another split follows; a pass whose rows take fewer words than
+    there are groups is bound by the drain.
     """
 
     def __init__(
@@ -48,8 +53,8 @@ class PeArray(wiring.Component):
                 "i": In(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
                 "step": Out(step_layout(config)),
                 "step_valid": Out(1),
-                "act": In(256),
-                "act_shift": In(SHIFT_BITS),
+                "act": In(256 * config.columns),
+                "act_shift": In(SHIFT_BITS * config.columns),
                 "o": Out(stream.Signature(row_layout(config))),
                 "active": Out(1),
                 "active_rows": Out(range(config.tiles + 1)),
@@ -109,25 +114,33 @@ class PeArray(wiring.Component):
         start_block = flag(step.step == 0, Tile.BLOCK_AT, "start_block")
         add = flag(valid & step.last_step, Tile.ADD_AT, "add")
         start_row = flag(step.first_block, Tile.ADD_AT, "start_row")
-        m.d.comb += drain.done.eq(flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done"))
+        row_done = flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done")
+        split = Signal.like(step.split, name="split")
+        m.d.comb += split.eq(step.split)
         scale_now = Signal.like(step.scale, name="scale_now")
         m.d.comb += scale_now.eq(step.scale)
         scale_addr = delayed(scale_now, Tile.SCALE_AT)
         act_shift = delayed(self.act_shift, Tile.SHIFT_AT - Tile.ACT_AT)
 
+        m.submodules.reduction = reduction = Reduction(config)
+        m.d.comb += [
+            reduction.split.eq(delayed(split, Tile.LATENCY)),
+            drain.results.eq(reduction.o),
+            drain.done.eq(delayed(row_done, reduction.latency)),
+        ]
         for t in range(config.tiles):
             tile = Tile(config, self._words and self._words[t], self._scales and self._scales[t])
             m.submodules[f"tile{t}"] = tile
-            mine = self.load_tile == t
+            mine, column = self.load_tile == t, t % config.columns
             m.d.comb += [
                 tile.word_addr.eq(step.word),
                 tile.word_en.eq(valid & step.read),
-                tile.act.eq(self.act),
+                tile.act.eq(self.act.word_select(column, 256)),
                 tile.step.eq(decoding.step),
                 tile.decode.eq(decoding.decode),
                 tile.scale_addr.eq(scale_addr),
                 tile.start_block.eq(start_block),
-                tile.act_shift.eq(act_shift),
+                tile.act_shift.eq(act_shift.word_select(column, SHIFT_BITS)),
                 tile.add.eq(add),
                 tile.start_row.eq(start_row),
                 tile.load_word_addr.eq(self.load_addr),
@@ -136,7 +149,7 @@ class PeArray(wiring.Component):
                 tile.load_scale_addr.eq(self.load_addr),
                 tile.load_scale.eq(self.load_scale),
                 tile.load_scale_en.eq(self.load_scale_en & mine),
-                drain.results[t].acc.eq(tile.acc),
-                drain.results[t].row_exp.eq(tile.row_exp),
+                reduction.i[t].acc.eq(tile.acc),
+                reduction.i[t].row_exp.eq(tile.row_exp),
             ]
         return m

@@ -1,16 +1,19 @@
-"""Contexts: where an expert's matrices lie in the macros, and in which format."""
+"""Contexts: where an expert's matrices lie in the macros, in which format and topology."""
 
 from amaranth.hdl import Module
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from sw_model.compiler import FORMAT_LSB
+from sw_model.compiler import FORMAT_LSB, SPLIT_LSB
 from sw_model.config import HardwareConfig
+from sw_model.topology import SPLIT_BITS
 
 __all__ = ["CONTEXT", "ContextTable"]
 
-_PLACE = data.StructLayout({"word": FORMAT_LSB, "format": 32 - FORMAT_LSB, "scale": 32})
+_PLACE = data.StructLayout(
+    {"word": FORMAT_LSB, "format": SPLIT_LSB - FORMAT_LSB, "split": SPLIT_BITS, "scale": 32}
+)
 
 #: One context, laid out as a beat of the weight stream.
 CONTEXT = data.StructLayout({"gate_up": _PLACE, "down": _PLACE})

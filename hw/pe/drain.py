@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from sw_model.config import HardwareConfig
 from sw_model.formats import ROW_EXP_BITS, TOP_BITS
 from sw_model.tables import WEIGHT_BITS
+from sw_model.topology import SPLIT_BITS
 
 __all__ = ["Drain", "Kind", "PassInfo", "result_layout", "row_layout"]
 
@@ -23,7 +24,7 @@ class Kind(enum.Enum, shape=2):
 
 
 #: What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
-#: ``first`` and ``final`` serve the combine.
+#: ``first`` and ``final`` serve the combine; ``split``: groups of 2**split tiles give a row.
 PassInfo = data.StructLayout(
     {
         "kind": Kind,
@@ -32,6 +33,7 @@ PassInfo = data.StructLayout(
         "weight": WEIGHT_BITS,
         "first": 1,
         "final": 1,
+        "split": SPLIT_BITS,
     }
 )
 
@@ -50,21 +52,22 @@ def row_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def result_layout(config: HardwareConfig) -> data.StructLayout:
-    """What a tile has when a row is done: acc * 2**(row_exp - ROW_EXP_BIAS)."""
+    """What a tile, or a group of tiles, has when a row is done: acc * 2**(row_exp - ROW_EXP_BIAS)."""
     return data.StructLayout({"acc": signed(config.acc_bits), "row_exp": ROW_EXP_BITS})
 
 
 class Drain(wiring.Component):
-    """Row r of a pass is the result of tile r mod tiles; rows leave in order, one a cycle.
+    """Row r of a pass is the result r mod (tiles / 2**split); rows leave in order, one a cycle.
 
-    When all tiles have finished a row, the whole group moves into a small store; a new group may be started
-    only when there is room for it, so the tiles never stall midway.
+    When the tiles have finished a row each (2**split of them one together), the group of results moves
+    into a small store; a new group may be started only when there is room for it, so the tiles never stall
+    midway.
 
     Members
     -------
     info : stream of what goes with the rows (:data:`PassInfo`), an item a pass, in the passes' order
     start : a group is started; ``credit``: the next one may be
-    results, done : every tile's result (:func:`result_layout`), when the group is finished
+    results, done : results (:func:`result_layout`), the first tiles / 2**split of use, when they are finished
     o : stream of rows (:func:`row_layout`)
 
     Latency: 2 from ``done`` to the group's first row. Throughput: one row a cycle.
@@ -126,7 +129,7 @@ class Drain(wiring.Component):
                     tile.eq(tile + 1),
                     index.eq(index + 1),
                 ]
-                m.d.comb += freed.eq(last | (tile == tiles - 1))
+                m.d.comb += freed.eq(last | (tile == (tiles >> info.split) - 1))
                 with m.If(freed):
                     m.d.sync += tile.eq(0)
                 with m.If(last):

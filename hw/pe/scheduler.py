@@ -109,6 +109,7 @@ class Scheduler(wiring.Component):
                 job.word.eq(self.context.gate_up.word),
                 job.scale.eq(self.context.gate_up.scale),
                 job.format.eq(self.context.gate_up.format),
+                job.split.eq(self.context.gate_up.split),
                 job.blocks.eq(blocks(layer.HIDDEN, biased)),
                 job.bank.eq(self.x_bank),
                 info.kind.eq(Kind.GATE_UP),
@@ -122,6 +123,7 @@ class Scheduler(wiring.Component):
                 job.word.eq(self.context.down.word),
                 job.scale.eq(self.context.down.scale),
                 job.format.eq(self.context.down.format),
+                job.split.eq(self.context.down.split),
                 job.blocks.eq(blocks(width, biased)),
                 job.from_h.eq(1),
                 job.act.eq(h_at),
@@ -137,6 +139,7 @@ class Scheduler(wiring.Component):
         done = Signal()
         m.d.comb += [
             job.rows.eq(info.rows),
+            info.split.eq(job.split),
             self.context_addr.eq(expert),
             self.h_known.eq(known),
             self.h_alone.eq(known & nobody & ~shared & (h_have == 0)),
@@ -156,6 +159,7 @@ class Scheduler(wiring.Component):
                 m.d.comb += [
                     self.o.valid.eq(1),
                     job.format.eq(ROUTER_FORMAT.code),
+                    job.split.eq(layer.ROUTER_SPLIT),
                     job.blocks.eq(blocks(layer.HIDDEN, flag(Flag.ROUTER_BIASED))),
                     job.wide.eq(1),
                     job.bank.eq(self.x_bank),

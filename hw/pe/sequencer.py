@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import FORMATS, Decode
 from sw_model.config import HardwareConfig
+from sw_model.topology import SPLIT_BITS
 
 __all__ = ["Sequencer", "pass_layout", "step_layout"]
 
@@ -16,6 +17,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
     from_h : activations are the h of an expert (else those of the token)
     wide : INT16 activations, that is the blocks twice, high bytes then low bytes
     routed : it is a routed expert's (for the counters)
+    split : log2 of the neighbouring tiles that share a row and split its blocks, see :mod:`sw_model.topology`
     """
     return data.StructLayout(
         {
@@ -24,6 +26,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "rows": 16,
             "blocks": 16,
             "format": 3,
+            "split": SPLIT_BITS,
             "from_h": 1,
             "wide": 1,
             "routed": 1,
@@ -37,7 +40,8 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
     """One array cycle; first/last flags delimit steps of a block and blocks of a row.
 
     read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
-    rows : tiles that work on a row of the matrix (the others on padding)
+    act : the block of the first column; column c takes block act + c mod 2**split
+    rows : tiles that work on a block of a matrix row (the others on padding)
     """
     return data.StructLayout(
         {
@@ -45,6 +49,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "scale": (config.scales - 1).bit_length(),
             "from_h": 1,
             "routed": 1,
+            "split": SPLIT_BITS,
             "bank": 1,
             "set": 2,
             "act": 16,
@@ -61,7 +66,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 class Sequencer(wiring.Component):
-    """Loops row slot (a row in every tile), byte set, block, step, from the outside in.
+    """Loops row slot (a row in every group of 2**split tiles), byte set, block, step, from the outside in.
 
     Members
     -------
@@ -102,13 +107,24 @@ class Sequencer(wiring.Component):
         read = Signal()
         m.d.comb += read.eq(step_index < words)
 
+        # Tiles that share a row, and of them those that have a block of it in this step; rows of a slot.
+        tiles, columns = self._config.tiles, self._config.columns
+        shared, at_work, rest = Signal(range(columns + 1)), Signal(range(columns + 1)), Signal(16)
+        rows = Signal(range(tiles + 1))
+        m.d.comb += [
+            shared.eq(1 << job.split if columns > 1 else 1),
+            rest.eq(job.blocks - block),
+            at_work.eq(Mux(rest < shared, rest, shared)),
+            rows.eq(tiles >> job.split if columns > 1 else tiles),
+        ]
+
         last_step, last_block, last_set, last_slot = (Signal(name=f"last_{n}") for n in ("p", "b", "s", "r"))
         new_slot, step, finish = Signal(), Signal(), Signal()
         m.d.comb += [
             last_step.eq(step_index == steps - 1),
-            last_block.eq(block == job.blocks - 1),
+            last_block.eq(rest <= shared),
             last_set.eq(low == job.wide),
-            last_slot.eq(left <= self._config.tiles),
+            last_slot.eq(left <= rows),
             new_slot.eq((step_index == 0) & (block == 0) & ~low),
             step.eq(running & (~new_slot | self.credit)),
             finish.eq(step & last_step & last_block & last_set & last_slot),
@@ -121,6 +137,7 @@ class Sequencer(wiring.Component):
             self.o.scale.eq(scale),
             self.o.from_h.eq(job.from_h),
             self.o.routed.eq(job.routed),
+            self.o.split.eq(job.split),
             self.o.bank.eq(job.bank),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
@@ -131,12 +148,12 @@ class Sequencer(wiring.Component):
             self.o.last_step.eq(last_step),
             self.o.first_block.eq((block == 0) & ~low),
             self.o.last_block.eq(last_block & last_set),
-            self.o.rows.eq(Mux(last_slot, left, self._config.tiles)),
+            self.o.rows.eq(Mux(last_slot, left, rows)[: len(rows)] * at_work),
         ]
         with m.If(step):
             m.d.sync += [step_index.eq(step_index + 1), word.eq(word + read)]
             with m.If(last_step):
-                m.d.sync += [step_index.eq(0), block.eq(block + 1), scale.eq(scale + 1)]
+                m.d.sync += [step_index.eq(0), block.eq(block + shared), scale.eq(scale + 1)]
                 with m.If(last_block):
                     m.d.sync += block.eq(0)
                     with m.If(~last_set):  # the same weights again, with the low bytes
@@ -144,7 +161,7 @@ class Sequencer(wiring.Component):
                     with m.Else():
                         m.d.sync += [
                             low.eq(0),
-                            left.eq(left - self._config.tiles),
+                            left.eq(left - rows),
                             row_word.eq(word + read),
                             row_scale.eq(scale + 1),
                         ]

@@ -1,0 +1,126 @@
+"""What the hardware does for a token, counted exactly from shapes, formats and routes.
+
+Counts are of work, not of a way to do it: they hold for any number of tiles and any topology, and words that
+only fill up a tile are not in them. The hardware's counters of the same names must equal them.
+
+    word_reads      macro words that hold a part of a matrix row, read        rows * blocks * words
+    nibble_passes   such words multiplied, 32 products of a nibble each       rows * blocks * nibbles
+    block_sums      blocks of a row finished, each with one scale read, one activation block at the row's
+                    multipliers and one update of the row's sum               rows * blocks
+    macs            products of elements                                      rows * blocks * 32
+
+each twice for the router's nibbles, sums and words, whose activations come as high and low bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from sw_model.formats import BLOCK, QuantisedMatrix
+from sw_model.quantised import QuantisedExpert, QuantisedLayer
+
+__all__ = ["Counts", "weight_words", "work"]
+
+X_BYTES = 3  # bytes kept of an element of x: INT8, and INT16 for the router
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Sums over some tokens, or int64 arrays [T], one entry a token.
+
+    word_reads, nibble_passes, block_sums, macs : see the module
+    routed_reads, routed_sums : word_reads and block_sums for routed experts
+    act_writes : blocks of 32 bytes written to activation buffers (x three: INT8, high and low byte; h one)
+    router_rows : logits worked out; activations : elements of h; combine_rows : rows added up to y
+    experts_used : routed experts run; tokens : 1 a token
+    """
+
+    tokens: np.ndarray
+    experts_used: np.ndarray
+    macs: np.ndarray
+    word_reads: np.ndarray
+    routed_reads: np.ndarray
+    routed_sums: np.ndarray
+    nibble_passes: np.ndarray
+    block_sums: np.ndarray
+    act_writes: np.ndarray
+    router_rows: np.ndarray
+    activations: np.ndarray
+    combine_rows: np.ndarray
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Counts)})
+
+    def total(self) -> Counts:
+        """Sums over the tokens."""
+        return Counts(**{f.name: np.asarray(getattr(self, f.name).sum()) for f in fields(Counts)})
+
+    def figures(self) -> dict[str, int]:
+        """Sums over the tokens by name."""
+        return {f.name: int(getattr(self, f.name).sum()) for f in fields(Counts)}
+
+
+_NAMES = tuple(f.name for f in fields(Counts))
+
+
+def _matrix(m: QuantisedMatrix, sets: int = 1) -> dict[str, int]:
+    cells = m.rows * m.blocks
+    return {
+        "macs": cells * BLOCK,
+        "word_reads": sets * cells * m.fmt.words,
+        "nibble_passes": sets * cells * m.fmt.macs,
+        "block_sums": sets * cells,
+    }
+
+
+def _vector(*parts: dict[str, int]) -> np.ndarray:
+    return np.array([sum(part.get(name, 0) for part in parts) for name in _NAMES], dtype=np.int64)
+
+
+def _expert(expert: QuantisedExpert) -> np.ndarray:
+    rows = {
+        "act_writes": expert.down.blocks,
+        "activations": expert.intermediate,
+        "combine_rows": expert.down.rows,
+    }
+    return _vector(_matrix(expert.gate_up), _matrix(expert.down), rows)
+
+
+def work(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray) -> Counts:
+    """The work of every token.
+
+    Parameters
+    ----------
+    experts : int [T, k], the candidates; kept : bool [T, k], those that run
+
+    Returns
+    -------
+    Counts of int64 arrays [T]
+    """
+    x_blocks = -(-layer.hidden // BLOCK) + layer.x_biased
+    head = {"tokens": 1, "act_writes": X_BYTES * x_blocks, "router_rows": layer.router.rows}
+    every = _vector(_matrix(layer.router, sets=2), head)
+    if layer.shared is not None:
+        every += _expert(layer.shared)
+    rows = np.repeat(every[None], len(experts), axis=0)
+    if layer.fallback is not None:
+        alone = _vector(_matrix(layer.fallback), {"act_writes": 1, "combine_rows": layer.fallback.rows})
+        rows += np.where(kept.any(axis=1), 0, 1)[:, None] * alone
+    costs = np.stack([_expert(e) for e in layer.experts])
+    costs[:, _NAMES.index("experts_used")] = 1
+    for routed, of in (("routed_reads", "word_reads"), ("routed_sums", "block_sums")):
+        costs[:, _NAMES.index(routed)] = costs[:, _NAMES.index(of)]
+    rows += (costs[experts] * kept[:, :, None]).sum(axis=1)
+    return Counts(**dict(zip(_NAMES, rows.T, strict=True)))
+
+
+def weight_words(layer: QuantisedLayer | QuantisedExpert) -> tuple[int, int]:
+    """Macro words and scale entries that hold the rows of a layer or an expert: what loading it writes."""
+    if isinstance(layer, QuantisedExpert):
+        matrices = [layer.gate_up, layer.down]
+    else:
+        matrices = [layer.router, *(m for e in layer.everyone for m in (e.gate_up, e.down))]
+        matrices += [] if layer.fallback is None else [layer.fallback]
+    return sum(m.rows * m.blocks * m.fmt.words for m in matrices), sum(m.rows * m.blocks for m in matrices)

@@ -1,0 +1,43 @@
+"""Topology of a pass: how neighbouring tiles share its matrix, and how many cycles that takes.
+
+Groups of ``2**split`` neighbouring tiles share a matrix row. With n = tiles / 2**split groups, row r belongs
+to group r mod n; of a row's blocks, the group's tile at position p takes those with b mod 2**split = p. Sums
+are exact, so every split gives the same bits; what differs is how much of the array has nothing to do: tiles
+without a row where rows are few, tiles without a block where blocks are few.
+"""
+
+from __future__ import annotations
+
+from sw_model.config import HardwareConfig
+from sw_model.formats import ROUTER_FORMAT, WeightFormat
+
+__all__ = ["SPLIT_BITS", "choose_split", "entries", "pass_cycles", "splits"]
+
+SPLIT_BITS = 4  # of the topology word: log2 of the tiles that share a row
+
+
+def splits(columns: int) -> range:
+    """The splits that an array of so many columns has."""
+    return range(columns.bit_length())
+
+
+def entries(rows: int, blocks: int, tiles: int, split: int) -> int:
+    """Blocks of a matrix in each tile, those of padding included."""
+    return -(-rows // (tiles >> split)) * -(-blocks // (1 << split))
+
+
+def choose_split(rows: int, blocks: int, tiles: int, columns: int) -> int:
+    """The split with the fewest blocks in each tile, of equal ones the smallest.
+
+    It has the fewest array cycles, and takes the least memory too; the drain takes the same time for all.
+    """
+    return min(splits(columns), key=lambda split: entries(rows, blocks, tiles, split))
+
+
+def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, config: HardwareConfig, split: int) -> int:
+    """Cycles that a pass takes in a stream of passes: those of its array steps, or of its rows' way out.
+
+    The router's passes take every block twice, with the high and the low bytes of the token.
+    """
+    sets = 2 if fmt is ROUTER_FORMAT else 1
+    return max(entries(rows, blocks, config.tiles, split) * fmt.steps * sets, rows)

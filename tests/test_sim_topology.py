@@ -1,0 +1,44 @@
+"""Topologies on the Verilated core: whatever the split of each pass, the bits of the golden model."""
+
+import numpy as np
+import pytest
+from random_layers import RULES, random_tokens
+from sim_layers import Case, check, check_with_side, random_quantised
+
+from sim.engines import open_engine
+from sw_model import compiler
+from sw_model.config import HardwareConfig
+
+pytestmark = pytest.mark.sim
+
+SPLITS = (0, 1, 2, None)
+CASES = [
+    Case(fmt="int8", shape={"shared": 32, "gated": True, "experts": 5}),
+    # Blocks that fill no group, rows that fill no slot.
+    Case(fmt="mixed", shape={"hidden": 75, "width": 35, "shared": 64, "experts": 7}),
+    Case(fmt="int4", shape={"hidden": 96, "width": 64, "experts": 2}),
+    Case(fmt="mixed", gate=True, shape={**RULES["gpt_oss"], "width": 40}),
+    Case(fmt="mixed", gate=True, shape={**RULES["deepseek_v3"], "hidden": 96}),
+]
+
+
+@pytest.fixture(scope="module")
+def config() -> HardwareConfig:
+    return HardwareConfig(
+        name="columns", tiles=4, columns=4, words=4096, scales=2048, max_hidden=96, max_intermediate=96,
+        max_experts=8, max_top_k=2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stalls", [0.0, 0.4])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_split_gives_the_same_bits(case: Case, stalls: float, config: HardwareConfig) -> None:
+    layer = random_quantised(case, config, seed=3)
+    x = random_tokens(np.random.default_rng(4), 9, case.hidden)
+    with open_engine("verilator", layer, config, stalls=stalls, seed=5) as engine:
+        for split in SPLITS:
+            engine.driver.load(compiler.compile(layer, config, split))
+            if case.gate:
+                check_with_side(engine, x, seed=6)
+            else:
+                check(engine, x)
