@@ -19,6 +19,7 @@ from hw.pe.clamp import Clamp
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
+from hw.pe.lookup_array import LookupArray
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.swiglu import SwiGlu
 from hw.router.gate import SIDE
@@ -47,7 +48,7 @@ _GATE_REGISTERS = {
     "psi": "PSI",
     "cap": "CAP",
 }
-_EVENTS = ("active", "active_rows", "reads", "computes", "routed")
+_EVENTS = ("active", "reads", "computes", "routed")
 
 
 def _integers(limbs: np.ndarray) -> list[int]:
@@ -71,7 +72,7 @@ class MoELayer(wiring.Component):
     discard : with an element of x: its token is forgotten
     side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
-    busy, active, active_rows, reads, computes, routed, expert_used, removed, removed_valid, empty,
+    busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty,
         token_done : events for the counters
 
     The next token is taken in and quantised while this one is computed.
@@ -84,7 +85,7 @@ class MoELayer(wiring.Component):
             words = [_integers(tile) for tile in image.words]
             scales = image.scales.tolist()
             contexts = _integers(image.contexts)
-        self._array = PeArray(config, words, scales)
+        self._array = (PeArray if config.body == "dsp" else LookupArray)(config, words, scales)
         self._contexts = ContextTable(config, contexts)
         self._router = Router(config, image)
         array, router = self._array.signature.members, self._router.signature.members

@@ -134,6 +134,8 @@ def build_verilator(verilog: str) -> Path:
     program = verilator()
     harness = _HARNESS.read_bytes()
     env = {**os.environ, **sim_environment()}
+    ratio = array_clock(verilog)
+    clock = (f"-DARRAY_CLOCK={ratio}",) if ratio > 1 else ()
     flags = " ".join((*_VERILATE, *_CXX, *_MAKE, *_LINK))
     name = "verilator-" + key(verilog, harness, verilator_version(), flags)
 
@@ -152,6 +154,7 @@ def build_verilator(verilog: str) -> Path:
                 _FAST,
                 *_CXX,
                 *_LINK,
+                *clock,
                 "-I",
                 "obj",
                 "-I",

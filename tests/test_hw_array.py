@@ -182,7 +182,7 @@ def test_passes(tiles: int, columns: int) -> None:
             sink = Sink(dut.o, sum(m.rows for m in chosen), accept)
             await transfer(
                 ctx, rng, [Source(dut.i, items[: len(chosen)], offer)], [sink],
-                watch=(dut.step_valid, dut.step, dut.active, dut.active_rows, dut.reads, dut.computes),
+                watch=(dut.step_valid, dut.step, dut.active, dut.reads, dut.computes),
                 each=each,
             )  # fmt: skip
             blocks = [m.rows * m.blocks * (1 + m.wide) for m in chosen]

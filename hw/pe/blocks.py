@@ -9,6 +9,7 @@ from hw.pe.lookup_tile import LookupTile
 from hw.pe.sequencer import pass_layout
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK, SHIFT_BITS
+from sw_model.topology import SPLIT_BITS
 
 __all__ = ["BlockSequencer", "block_layout", "read_layout"]
 
@@ -41,7 +42,7 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 def read_layout() -> data.StructLayout:
     """Which block is read in an activation buffer."""
-    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16})
+    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS})
 
 
 class BlockSequencer(wiring.Component):
@@ -121,6 +122,7 @@ class BlockSequencer(wiring.Component):
             self.step.bank.eq(job.bank),
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
             self.step.act.eq(job.act + block),
+            self.step.split.eq(job.split),
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.word_stride.eq(stride),
