@@ -11,6 +11,7 @@ from expertile.commands import (
     demo,
     energy,
     evaluate,
+    figures,
     fpga,
     gate_study,
     generate,
@@ -38,6 +39,7 @@ app.command("calibrate")(calibrate.command)
 app.command("trace")(trace.command)
 app.command("gate-study")(gate_study.command)
 app.command("energy")(energy.command)
+app.command("figures")(figures.command)
 app.command("verilog")(verilog.command)
 app.command("fpga")(fpga.command)
 app.command("demo")(demo.command)

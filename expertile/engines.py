@@ -1,7 +1,7 @@
 """One MoE layer, or all of a model's, on the chosen engine, with every RTL result held against golden."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +12,9 @@ from expertile.output import Mismatch, console
 from sw_model import golden, reference, reference_gate
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
+from sw_model.energy.counts import Counts
 from sw_model.errors import ExpertileError
-from sw_model.gate import Decisions, Gate, SideBand
+from sw_model.gate import Q_MAX, Decisions, Gate, SideBand
 from sw_model.gate_file import GateFile
 from sw_model.model_gate import LEVELS
 from sw_model.moe import MoELayer
@@ -72,12 +73,14 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult:
-    """y float32 [T, H], candidates int [T, k], what the gate decided about them, and the work it took."""
+    """y float32 [T, H], candidates int [T, k], what the gate decided about them, and the work it took (None
+    in float64)."""
 
     y: np.ndarray
     experts: np.ndarray
     decisions: Decisions | None
     tally: Tally = field(repr=False)
+    work: Counts | None = field(default=None, repr=False)
 
 
 class LayerEngine:
@@ -163,7 +166,18 @@ class LayerEngine:
             tally.cycles = got.counters["BUSY_CYCLES"]
             tally.passes = got.counters["NIBBLE_PASSES"]
             tally.pass_slots = self._config.tiles * tally.cycles
-        return LayerResult(y=y, experts=want.experts, decisions=want.decisions, tally=tally)
+        return LayerResult(
+            y=y, experts=want.experts, decisions=want.decisions, tally=tally, work=want.work.total()
+        )
+
+    def govern(self, lam: int, cap: int) -> None:
+        """Add ``lam`` (Q7.8) to the gate's lambda, and let no more than ``cap`` experts stay, from now on.
+
+        On the golden engine, with a gate.
+        """
+        assert self._quantised is not None and self._gate is not None and self._rtl is None
+        gate = replace(self._gate, lam=min(self._gate.lam + lam, Q_MAX), cap=min(self._gate.cap, cap))
+        self._quantised = replace(self._quantised, gate=gate)
 
     def _float(self, x: np.ndarray, side: SideBand | None, tally: Tally) -> LayerResult:
         exact: reference.Result | reference_gate.Result
@@ -215,6 +229,8 @@ class ModelEngine:
         Sums over all layers and calls.
     side : SideBand or None
         What the gates are told about the tokens of the next calls.
+    work : Counts or None
+        Summed over the calls since it was last set to None.
     """
 
     def __init__(
@@ -234,6 +250,7 @@ class ModelEngine:
         self.layers = len(checkpoint.moe_layers)
         self.tally = Tally()
         self.side: SideBand | None = None
+        self.work: Counts | None = None
         self._layers: dict[int, LayerEngine] = {}
         try:
             for n in checkpoint.moe_layers:
@@ -250,7 +267,14 @@ class ModelEngine:
     def __call__(self, n: int, x: np.ndarray) -> np.ndarray:
         result = self._layers[n].run(x, self.side)
         self.tally.add(result.tally)
+        if result.work is not None:
+            self.work = result.work if self.work is None else self.work + result.work
         return result.y
+
+    def govern(self, lam: int, cap: int) -> None:
+        """:meth:`LayerEngine.govern` of every layer."""
+        for layer in self._layers.values():
+            layer.govern(lam, cap)
 
     def close(self) -> None:
         """Release all simulators."""

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ROOT", "Checkpoint", "Config", "Engine", "EngineName", "Format", "Gate", "Json", "Seed", "Stalls"]
+__all__ = [
+    "ROOT",
+    "Attention",
+    "Checkpoint",
+    "Config",
+    "Engine",
+    "EngineName",
+    "Format",
+    "Gate",
+    "Json",
+    "Seed",
+    "Stalls",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: the shipped model and build/ are found from here, whatever the current folder."""
@@ -58,6 +70,9 @@ Format = Annotated[
     ),
 ]
 Gate = Annotated[Path | None, typer.Option(help="Three-level gate, as `expertile calibrate` writes it.")]
+Attention = Annotated[
+    int, typer.Option(min=0, max=3, help="Level of sparse attention: 0 reads all keys, 3 the fewest.")
+]
 Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
 Stalls = Annotated[
     float, typer.Option(min=0, max=0.95, help="RTL engines: probability that a stream stalls in a cycle.")

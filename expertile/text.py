@@ -5,8 +5,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from expertile.engines import ModelEngine
 from expertile.options import EngineName, FormatName
@@ -14,11 +17,13 @@ from expertile.output import console
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
 from sw_model.decoder import Decoder, generate
+from sw_model.energy import governor
 from sw_model.energy.counts import Counts
+from sw_model.energy.estimate import KEY_BITS, Estimate
 from sw_model.errors import ExpertileError
 from sw_model.gate_file import GateFile
 
-__all__ = ["layer_work", "model_on", "stream"]
+__all__ = ["GovernedDecoder", "layer_work", "model_on", "stream"]
 
 
 class _GatedDecoder(Decoder):
@@ -33,6 +38,74 @@ class _GatedDecoder(Decoder):
         return super().forward(token_ids)
 
 
+class GovernedDecoder(_GatedDecoder):
+    """A decoder under an energy budget, from its token ``begin`` on; tokens that come one by one count.
+
+    Attributes
+    ----------
+    trace : list of dict
+        For every counted token: nJ by the estimate; the credit (nJ, negative: owed) and the settings that it
+        ran under: what was added to lambda, the cap, the level of sparse attention; experts run.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, moe: ModelEngine, gate: GateFile, energy: Estimate, begin: int
+    ) -> None:
+        super().__init__(checkpoint, moe, gate)
+        self._energy, self._begin = energy, begin
+        self._registers = governor.registers(energy.budget)
+        self._state = governor.start(self._registers)
+        self.trace: list[dict[str, Any]] = []
+
+    def forward(self, token_ids: Any) -> Any:
+        state, engine = self._state, self._engine
+        self.sparse_attention = int(state.mode)
+        engine.govern(int(state.lam), int(state.cap))
+        engine.work = None
+        logits = super().forward(token_ids)
+        if len(token_ids) > 1 or engine.work is None:  # a prompt, or a context read again
+            return logits
+        bits = KEY_BITS * self.shape.head_dim * int(self.attention_reads.sum())
+        spent = self._energy.of(engine.work, bits)
+        unit = self._energy.unit / 1000
+        self.trace.append(
+            {
+                "position": self.position,
+                "nj": float(spent * unit),
+                "credit_nj": float(state.credit * unit),
+                "lambda": int(state.lam) / 256,
+                "cap": int(state.cap),
+                "attention": int(state.mode),
+                "experts": int(engine.work.experts_used),
+            }
+        )
+        if len(self.trace) > self._begin:
+            self._state = governor.step(state, self._registers, spent)
+        return logits
+
+    def figures(self) -> dict[str, Any]:
+        """Means before the budget began and after, and where the level of attention changed."""
+        before, after = self.trace[: self._begin], self.trace[self._begin :]
+
+        def mean(rows: list[dict[str, Any]], key: str) -> float | None:
+            return sum(row[key] for row in rows) / len(rows) if rows else None
+
+        moved = [
+            f"{a['attention']}>{b['attention']} at token {n}"
+            for n, (a, b) in enumerate(pairwise(self.trace), start=1)
+            if a["attention"] != b["attention"]
+        ]
+        return {
+            "budget_nj": self._energy.budget * self._energy.unit / 1000,
+            "budget_from": self._begin,
+            "nj_before": mean(before, "nj"),
+            "nj_after": mean(after, "nj"),
+            "experts_before": mean(before, "experts"),
+            "experts_after": mean(after, "experts"),
+            "attention": moved,
+        }
+
+
 @contextmanager
 def model_on(
     folder: Path,
@@ -41,22 +114,32 @@ def model_on(
     config: HardwareConfig,
     *,
     gate: GateFile | None = None,
+    budget: tuple[Estimate, int] | None = None,
     **stalls: Any,
 ) -> Iterator[tuple[Decoder, ModelEngine]]:
-    """The byte-level model in ``folder`` with its MoE layers on ``engine``, gated if there is a ``gate``.
+    """The byte-level model in ``folder`` with its MoE layers on ``engine``, gated if there is a ``gate``, and
+    under an energy ``budget`` if there is one (and the token it begins with).
 
     Raises
     ------
     ExpertileError
-        A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``.
+        A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``; a budget
+        without a gate, or on another engine than ``golden``.
     """
+    if budget is not None and (gate is None or engine is not EngineName.golden):
+        raise ExpertileError("an energy budget moves the gate's lambda on the golden engine: give --gate")
     checkpoint = Checkpoint.open(folder)
     if checkpoint.shape.vocabulary != 256:
         raise ExpertileError(
             f"{folder}: its vocabulary is {checkpoint.shape.vocabulary}: text needs a byte-level model (256)"
         )
     with ModelEngine(checkpoint, engine, fmt, config, gate=gate, **stalls) as moe:
-        yield Decoder(checkpoint, moe) if gate is None else _GatedDecoder(checkpoint, moe, gate), moe
+        if gate is None:
+            yield Decoder(checkpoint, moe), moe
+        elif budget is None:
+            yield _GatedDecoder(checkpoint, moe, gate), moe
+        else:
+            yield GovernedDecoder(checkpoint, moe, gate, *budget), moe
 
 
 def layer_work(
@@ -66,8 +149,9 @@ def layer_work(
     config: HardwareConfig,
     gate: GateFile | None,
     max_bytes: int,
-) -> Counts:
-    """Work of all MoE layers on ``texts``, by the golden model, summed; ``tokens`` are those of the text.
+) -> tuple[Counts, float]:
+    """Work of all MoE layers on ``texts``, by the golden model, summed, with the tokens of the text as its
+    ``tokens``; and bits a byte.
 
     Raises
     ------
@@ -81,9 +165,10 @@ def layer_work(
         raise ExpertileError(f"format {fmt.value!r}: name a format here")
     layers = load_layers(checkpoint, gate, config, fmt.value)
     batch = Batch.of(texts, checkpoint, total=max_bytes, length=max_bytes + 1)
-    blocks, _ = run_text(checkpoint, layers, batch, None if gate is None else gate.information, config)
+    blocks, cost = run_text(checkpoint, layers, batch, None if gate is None else gate.information, config)
     every = [result.work.total() for result in blocks.seen.values()]
-    return replace(sum(every[1:], start=every[0]), tokens=every[0].tokens)
+    work = replace(sum(every[1:], start=every[0]), tokens=every[0].tokens)
+    return work, float(np.mean(np.concatenate(cost)))
 
 
 def stream(

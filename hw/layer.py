@@ -75,7 +75,7 @@ class MoELayer(wiring.Component):
     busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty,
         token_done : events for the counters
 
-    The next token is taken in and quantised while this one is computed.
+    The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
 
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
@@ -121,7 +121,11 @@ class MoELayer(wiring.Component):
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
         m.submodules.x_quantiser = x_quantiser = BlockQuantiser(
-            blocks=x_blocks, spread=config.activation_spread, router_spread=config.router_spread, floor=-126
+            blocks=x_blocks,
+            spread=config.activation_spread,
+            router_spread=config.router_spread,
+            floor=-126,
+            user=SIDE.size,
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
             blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns
@@ -133,7 +137,10 @@ class MoELayer(wiring.Component):
         m.submodules.clamp = clamp = Clamp(user=1)
         m.submodules.swiglu = swiglu = SwiGlu(user=1)
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
-            blocks=h_blocks, spread=config.activation_spread, router_spread=config.router_spread
+            blocks=h_blocks,
+            spread=config.activation_spread,
+            router_spread=config.router_spread,
+            ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
             blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns
@@ -146,10 +153,12 @@ class MoELayer(wiring.Component):
         side = Signal(SIDE)  # of the token that is coming in
         sides = [Signal(SIDE, name=f"side{i}") for i in range(2)]
         m.d.comb += [
-            *[x_quantiser.i.payload.number[k].eq(v) for k, v in unpack(self.x.payload.bits).items()],
+            *[x_quantiser.i.payload.numbers[0][k].eq(v) for k, v in unpack(self.x.payload.bits).items()],
+            x_quantiser.i.payload.count.eq(1),
             x_quantiser.i.payload.last.eq(self.x.payload.last),
-            x_quantiser.vectors.eq(1),
-            x_quantiser.vectors_known.eq(1),
+            x_quantiser.vectors.payload.count.eq(1),
+            x_quantiser.vectors.payload.user.eq(side),
+            x_quantiser.vectors.valid.eq(1),
             x_quantiser.i.valid.eq(self.x.valid),
             x_quantiser.discard.eq(self.discard),
             self.x.ready.eq(x_quantiser.i.ready),
@@ -160,8 +169,7 @@ class MoELayer(wiring.Component):
             x_buffer.write_bank.eq(fill_bank),
             scheduler.x_ready.eq(full),
         ]
-        with m.If(scheduler.x_release):
-            m.d.sync += full.bit_select(scheduler.x_bank, 1).eq(0)
+        m.d.sync += full.eq(full & ~scheduler.x_release)
         with m.If(x_quantiser.done):
             m.d.sync += [
                 full.bit_select(fill_bank, 1).eq(1),
@@ -171,7 +179,7 @@ class MoELayer(wiring.Component):
             ]
             for bank in range(2):
                 with m.If(fill_bank == bank):
-                    m.d.sync += sides[bank].eq(side)
+                    m.d.sync += sides[bank].eq(x_quantiser.token_user)
 
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
@@ -248,16 +256,20 @@ class MoELayer(wiring.Component):
         wiring.connect(m, clamp.o, swiglu.i)
 
         # h: collected over all experts of the token, then quantised on one LSB.
+        wiring.connect(m, scheduler.h_vectors, h_quantiser.vectors)
+        h_full = Signal()
+        with m.If(scheduler.h_release):
+            m.d.sync += h_full.eq(0)
+        with m.If(h_quantiser.done):
+            m.d.sync += h_full.eq(1)
         m.d.comb += [
-            h_quantiser.i.payload.number.eq(swiglu.o.payload.number),
+            h_quantiser.i.payload.numbers[0].eq(swiglu.o.payload.number),
+            h_quantiser.i.payload.count.eq(1),
             h_quantiser.i.payload.last.eq(swiglu.o.payload.user),
-            h_quantiser.vectors.eq(scheduler.h_vectors),
-            h_quantiser.vectors_known.eq(scheduler.h_known),
-            h_quantiser.alone.eq(scheduler.h_alone),
             h_quantiser.i.valid.eq(swiglu.o.valid),
             swiglu.o.ready.eq(h_quantiser.i.ready),
             h_quantiser.constants.eq(flag(Flag.EXPERT_BIASED)),
-            h_quantiser.grant.eq(1),
+            h_quantiser.grant.eq(~h_full),
             h_buffer.code.eq(h_quantiser.code),
             h_buffer.code_valid.eq(h_quantiser.code_valid),
             scheduler.h_block_done.eq(h_quantiser.code_valid & h_quantiser.code.lane.all()),

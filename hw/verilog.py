@@ -10,6 +10,7 @@ from amaranth.back import verilog
 from amaranth.lib.wiring import In
 
 from hw.host.registers import REGISTERS
+from hw.sharing import Sharing
 from hw.top import Top, ports
 from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
@@ -28,7 +29,11 @@ def generate(config: HardwareConfig, image: Image | None = None) -> str:
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
     top = Top(config, image)
     members = [getattr(top, name) for name in ports(config)]
-    text = verilog.convert(top, name=MODULE, ports=members, emit_src=False, strip_internal_attrs=True)
+    platform = Sharing()
+    text = verilog.convert(
+        top, name=MODULE, platform=platform, ports=members, emit_src=False, strip_internal_attrs=True
+    )
+    text = "\n".join([text, *platform.modules.values()])
     # Memories are not cleared at the start, as in silicon (tables keep their contents): nothing leans on it,
     # and the text is a fraction of the size.
     text = _ZERO_MEMORY.sub("", text)

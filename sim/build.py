@@ -18,14 +18,14 @@ from rich.console import Console
 from sim.tools import BUILD, ROOT, sim_environment, verilator, verilator_version
 from sw_model.config import HardwareConfig
 
-__all__ = ["TOP", "build_verilator", "cached", "generated", "key"]
+__all__ = ["TOP", "build_serial", "build_verilator", "cached", "generated", "key"]
 
 TOP = "expertile_top"
 """Name of the top module."""
 
-_HARNESS = Path(__file__).with_name("harness.cpp")
+_ROOM = Path(__file__).parent
 
-# Signals without a reset start at random (harness.cpp seeds them), so that nothing leans on a zero.
+# Signals without a reset start at random (the harness seeds them), so that nothing leans on a zero.
 # Lint is for people's Verilog; ours is generated, with widths that Verilator only doubts.
 _VERILATE = (
     "--cc",
@@ -39,10 +39,6 @@ _VERILATE = (
     "-Wno-lint",
     "-Wno-style",
     "-Wno-fatal",
-    "--top-module",
-    TOP,
-    "--prefix",
-    f"V{TOP}",
 )
 # Libraries of several configurations live in one process, and their classes share one name: keep them apart.
 _CXX = ("-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-DVL_TIME_CONTEXT")
@@ -124,28 +120,44 @@ def generated(config: HardwareConfig) -> str:
 
 
 def build_verilator(verilog: str) -> Path:
-    """The shared library of ``verilog`` and the harness; see :class:`sim.verilator.Core`.
+    """The shared library of an accelerator's ``verilog``; see :class:`sim.verilator.Core`.
 
     Raises
     ------
     ExpertileError : a tool is missing
     RuntimeError : a tool failed; the message holds the end of its output
     """
+    return _library(verilog, TOP, _ROOM / "harness.cpp")
+
+
+def build_serial(verilog: str) -> Path:
+    """The shared library of ``verilog``, module serial_top; see :class:`sim.serial_line.SerialLine`.
+
+    Raises as :func:`build_verilator`.
+    """
+    return _library(verilog, "serial_top", _ROOM / "serial.cpp")
+
+
+def _library(verilog: str, top: str, harness: Path) -> Path:
     program = verilator()
-    harness = _HARNESS.read_bytes()
     env = {**os.environ, **sim_environment()}
+    from hw.verilog import array_clock
+
     ratio = array_clock(verilog)
     clock = (f"-DARRAY_CLOCK={ratio}",) if ratio > 1 else ()
-    flags = " ".join((*_VERILATE, *_CXX, *_MAKE, *_LINK))
-    name = "verilator-" + key(verilog, harness, verilator_version(), flags)
+    verilate = (*_VERILATE, "--top-module", top, "--prefix", f"V{top}")
+    flags = " ".join((*verilate, *_CXX, *_MAKE, *_LINK, *clock))
+    sources = (harness, _ROOM / "random.h")
+    name = "verilator-" + key(verilog, *(p.read_bytes() for p in sources), verilator_version(), flags)
 
     def build(folder: Path) -> None:
-        (folder / f"{TOP}.v").write_text(verilog)
-        shutil.copy(_HARNESS, folder)
-        _run([str(program), *_VERILATE, "--Mdir", "obj", "-CFLAGS", " ".join(_CXX), f"{TOP}.v"], folder, env)
+        (folder / f"{top}.v").write_text(verilog)
+        for source in sources:
+            shutil.copy(source, folder)
+        _run([str(program), *verilate, "--Mdir", "obj", "-CFLAGS", " ".join(_CXX), f"{top}.v"], folder, env)
         jobs = str(os.cpu_count() or 1)
-        make = ["make", "-C", "obj", "-f", f"V{TOP}.mk", "-j", jobs, *_MAKE]
-        _run([*make, f"libV{TOP}.a", "libverilated.a"], folder, env)
+        make = ["make", "-C", "obj", "-f", f"V{top}.mk", "-j", jobs, *_MAKE]
+        _run([*make, f"libV{top}.a", "libverilated.a"], folder, env)
         include = f"{env['VERILATOR_ROOT']}/include"
         _run(
             [
@@ -161,15 +173,15 @@ def build_verilator(verilog: str) -> Path:
                 include,
                 "-I",
                 f"{include}/vltstd",
-                "harness.cpp",
-                f"obj/libV{TOP}.a",
+                harness.name,
+                f"obj/libV{top}.a",
                 "obj/libverilated.a",
                 "-o",
-                f"lib{TOP}.so",
+                f"lib{top}.so",
             ],
             folder,
             env,
         )
         shutil.rmtree(folder / "obj")
 
-    return cached(name, f"lib{TOP}.so", "building the Verilated model", build)
+    return cached(name, f"lib{top}.so", "building the Verilated model", build)

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "Vexpertile_top.h"
+#include "random.h"
 #include "verilated.h"
 
 namespace {
@@ -18,17 +19,6 @@ enum Code : int {
     BAD_LAST = 3,    // m_axis_y_tlast early or late
     UNSTABLE = 4,    // m_axis_y changed or withdrew a beat that was not yet taken
     UNEXPECTED = 5,  // an output beat that belongs to no token
-};
-
-// splitmix64: small, seeded, good enough to scatter stalls.
-struct Random {
-    uint64_t state;
-    uint32_t next() {
-        uint64_t z = (state += 0x9E3779B97F4A7C15ull);
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        return uint32_t((z ^ (z >> 31)) >> 32);
-    }
 };
 
 // Decides, cycle by cycle, whether a channel pauses. One pause in 16 is long, to fill and drain whole buffers.

@@ -2,7 +2,7 @@
 
 For each layer, with r the residual stream of T tokens,
 
-    r = r + o (softmax(q k^T / sqrt(d) + causal) v)     q, k, v from RMSNorm(r), rotated by position
+    r = r + o (softmax(q k^T / sqrt(d) + mask) v)       q, k, v from RMSNorm(r), rotated by position
     r = r + block(RMSNorm(r))                           block: the MoE callable, or a dense SwiGLU
 
 and logits = head RMSNorm(r). Keys and values of earlier tokens are kept, so a text may be fed in pieces.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from sw_model import reference
+from sw_model.attention import visible
 from sw_model.checkpoint import Checkpoint
 from sw_model.errors import ExpertileError
 
@@ -37,10 +38,16 @@ class Decoder:
     shape : DecoderShape
     position : int
         Tokens seen since the last :meth:`reset`.
+    sparse_attention : int
+        Level of :mod:`sw_model.attention` for the next tokens; 0, all keys, until it is set.
+    attention_reads : int64 [T]
+        Vectors of ``head_dim`` numbers read from keys and values for each of the last tokens, all layers.
     """
 
     def __init__(self, checkpoint: Checkpoint, moe: MoEBlock) -> None:
         self.shape = s = checkpoint.shape
+        self.sparse_attention = 0
+        self.attention_reads = np.zeros(0, dtype=np.int64)
         self._moe = moe
         if s.heads % s.kv_heads:
             raise ExpertileError(f"{checkpoint.folder}: {s.heads} heads cannot share {s.kv_heads} of keys")
@@ -91,6 +98,7 @@ class Decoder:
         angles = np.arange(self.position, self.position + ids.size)[:, None] * self._frequencies
         cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         r = self._embedding[ids]
+        self.attention_reads = np.zeros(ids.size, dtype=np.int64)
         for n, layer in enumerate(self._layers):
             r = r + self._attention(layer, _rms(r, layer.input_norm, self.shape.norm_eps), cos, sin)
             x = _rms(r, layer.block_norm, self.shape.norm_eps)
@@ -108,9 +116,9 @@ class Decoder:
         # Query heads are grouped by the key/value head they share: [kv_heads, group, T, d].
         q = q.reshape(s.kv_heads, s.heads // s.kv_heads, t, s.head_dim)
         scores = q @ layer.keys[:, None].swapaxes(-1, -2) * np.float32(s.head_dim**-0.5)
-        seen = scores.shape[-1]
-        future = np.arange(seen)[None, :] > np.arange(seen - t, seen)[:, None]
-        scores = np.where(future, np.float32(-np.inf), scores)
+        mask, reads = visible(q, layer.keys, self.sparse_attention)
+        self.attention_reads = self.attention_reads + reads
+        scores = np.where(mask, scores, np.float32(-np.inf))
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         mixed = (p @ layer.values[:, None]).reshape(s.heads, t, s.head_dim)

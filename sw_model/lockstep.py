@@ -38,6 +38,7 @@ class Lockstep(Decoder):
         for n, layer in enumerate(self._layers):
             for i, r in enumerate(streams):
                 self.reset()
+                self.attention_reads = np.zeros(len(r), dtype=np.int64)
                 x = _rms(r, layer.input_norm, eps)
                 streams[i] = r + self._attention(layer, x, cos[: len(r)], sin[: len(r)])
             x = np.concatenate([_rms(r, layer.block_norm, eps) for r in streams])

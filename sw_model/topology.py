@@ -8,7 +8,6 @@ without a row where rows are few, tiles without a block where blocks are few.
 
 from __future__ import annotations
 
-from sw_model.config import HardwareConfig
 from sw_model.formats import ROUTER_FORMAT, WeightFormat
 
 __all__ = ["SPLIT_BITS", "choose_split", "entries", "pass_cycles", "splits"]
@@ -34,10 +33,10 @@ def choose_split(rows: int, blocks: int, tiles: int, columns: int) -> int:
     return min(splits(columns), key=lambda split: entries(rows, blocks, tiles, split))
 
 
-def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, config: HardwareConfig, split: int) -> int:
-    """Cycles that a pass takes in a stream of passes: those of its array steps, or of its rows' way out.
+def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, tiles: int, split: int) -> int:
+    """Cycles in which the array works on a pass, where its rows find room.
 
     The router's passes take every block twice, with the high and the low bytes of the token.
     """
     sets = 2 if fmt is ROUTER_FORMAT else 1
-    return max(entries(rows, blocks, config.tiles, split) * fmt.steps * sets, rows)
+    return entries(rows, blocks, tiles, split) * fmt.steps * sets

@@ -1,4 +1,4 @@
-"""Imports run one way: expertile -> sim -> hw -> sw_model; torch only in training, Amaranth only in hw."""
+"""Imports run one way: expertile -> sim -> driver -> hw -> sw_model; torch only in training."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("expertile", "sim", "hw", "sw_model")  # each may import those after it
+ROOMS = ("expertile", "sim", "driver", "hw", "sw_model")  # each may import those after it
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
@@ -43,6 +43,8 @@ def test_arrow(path):
         ("sw_model/x.py", "def f():\n    from amaranth.lib import wiring"),
         ("sw_model/x.py", "import torch"),
         ("hw/x.py", "from sim import engines"),
+        ("hw/x.py", "from driver.link import Link"),
+        ("driver/x.py", "from sim import engines"),
         ("sim/x.py", "import numpy, expertile.cli"),
     ],
 )

@@ -45,9 +45,9 @@ class Script:
         tag = len(self.want) % 256
         self.lines += [f"{byte:x}" for byte in encode(kind, tag, words)]
         for answer, payload in answers:
-            frame = Frame(answer, 0 if answer == Kind.RESULT else tag, tuple(payload))
+            frame = Frame(answer, tag, tuple(payload))
             self.want.append(frame)
-            self._bytes += 4 + 4 * len(frame.words)
+            self._bytes += len(encode(answer, tag, payload))
         self.lines.append(f"{0x100 + self._bytes:x}")
 
 
@@ -78,7 +78,7 @@ def play(script: Script, work: Path) -> list[Frame]:
     run = [str(work / "obj_dir" / "Vbench"), "+in=in.hex", "+out=out.hex", "+verilator+seed+5"]
     done = subprocess.run(run, cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    return Decoder().feed([int(line, 16) for line in (work / "out.hex").read_text().split()])
+    return Decoder().feed(bytes(int(line, 16) for line in (work / "out.hex").read_text().split()))
 
 
 def test_a_layer_through_the_serial_line(tmp_path, monkeypatch):
@@ -89,10 +89,12 @@ def test_a_layer_through_the_serial_line(tmp_path, monkeypatch):
     want = golden.run(layer, x, CONFIG).y
 
     script = Script()
+    script.ask(Kind.RESET, [], (Kind.DONE, [CONFIG.max_hidden + 4]))
     script.ask(Kind.READ, [address("ID")], (Kind.DONE, [ID_VALUE]))
     load(script, compiler.compile(layer, CONFIG))
     for token, y in zip(x, want, strict=True):
         result = y.astype(np.float32).view(np.uint32).tolist()
-        script.ask(Kind.TOKEN, token.view(np.uint32).tolist(), (Kind.DONE, []), (Kind.RESULT, result))
+        script.ask(Kind.TOKEN, [0, *token.view(np.uint32).tolist()], (Kind.DONE, []))
+        script.ask(Kind.FETCH, [], (Kind.RESULT, result))
     script.ask(Kind.READ, [address("TOKENS")], (Kind.DONE, [len(x)]))
     assert play(script, tmp_path) == script.want

@@ -175,3 +175,30 @@ def test_gate_study(common, texts, tmp_path):
     assert means == sorted(means) and len(means) == 7
     assert report["ablation"]["level 3 off"]["mean_experts"] > 1.8
     assert (tmp_path / "gate-study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_generate_under_a_budget(common, gate, tmp_path, capsys):
+    options = ("--prompt", "a bc", "--tokens", 80, "--gate", gate, "--json", tmp_path / "g.json")
+    assert run("generate", *common, *options, "--energy-budget", 100) == 0
+    free = json.loads((tmp_path / "g.json").read_text())["governor"]
+    assert len(free["trace"]) == 79 and free["budget_from"] == 40  # the first token comes out of the prompt
+    assert not free["attention"] and {(row["lambda"], row["cap"]) for row in free["trace"]} == {(0, 255)}
+    row, budget = free["trace"][60], 0.8 * free["nj_after"]
+
+    assert run("generate", *common, *options, "--energy-budget", budget, "--budget-from", 20) == 0
+    report = json.loads((tmp_path / "g.json").read_text())
+    assert report["technology"] == "cacti22"
+    held = report["governor"]
+    for a, b in zip(held["trace"][:20], free["trace"][:20], strict=True):  # up to rounding of the weights
+        assert (a["nj"], a["experts"]) == (pytest.approx(b["nj"], rel=0.02), b["experts"])
+    assert held["nj_after"] == pytest.approx(budget, rel=0.05)
+    assert held["experts_after"] < free["experts_after"] and held["attention"]
+    assert max(r["attention"] for r in held["trace"]) == 3 and row["attention"] == 0
+    assert "nj_after" in capsys.readouterr().out
+
+
+def test_a_budget_needs_a_gate_and_golden(common, gate, tmp_path, capsys):
+    options = ("generate", *common, "--prompt", "a", "--energy-budget", 5)
+    refused(capsys, tmp_path, run(*options), "--gate")
+    refused(capsys, tmp_path, run(*options, "--gate", gate, "--engine", "reference"), "golden")
+    refused(capsys, tmp_path, run(*options, "--gate", gate, "--technology", "3nm"), "'3nm'")

@@ -8,7 +8,8 @@ from random_layers import RULES, random_gate, random_layer, random_side, random_
 
 from sw_model import compiler, golden
 from sw_model.config import load_config
-from sw_model.energy.counts import weight_words
+from sw_model.energy.counts import of_shape, weight_words
+from sw_model.formats import EXPERT_FORMATS
 from sw_model.quantised import QuantisedLayer, quantise
 
 CONFIG = load_config("tiny")
@@ -83,6 +84,21 @@ def test_counts_are_those_of_a_walk(name: str, fmt: str) -> None:
         total = result.work.figures()
         assert total["word_reads"] == result.stats.word_reads == int(result.work.total().word_reads)
         assert (result.work + result.work).figures() == {k: 2 * v for k, v in total.items()}
+
+
+@pytest.mark.parametrize("shared", [0, 32])
+@pytest.mark.parametrize("fmt", ["int4", "fp8"])
+def test_a_shape_tells_what_its_layer_does(fmt: str, shared: int) -> None:
+    rng = np.random.default_rng(shared)
+    layer = random_layer(
+        rng, hidden=64, width=32, experts=5, top_k=2, shared=shared, gated=shared > 0, renormalise=False
+    )
+    quantised = quantise(layer, fmt, CONFIG)
+    done = golden.run(quantised, random_tokens(rng, 4, 64), CONFIG).work.figures()
+    want = of_shape(64, 32, 5, 2, EXPERT_FORMATS[fmt], shared)
+    assert done == {name: 4 * value for name, value in want.items()}
+    some, more = (of_shape(64, 32, 5, used, EXPERT_FORMATS[fmt], shared) for used in (1.2, 2.2))
+    assert more["word_reads"] - some["word_reads"] == pytest.approx(done["routed_reads"] / 8)
 
 
 def test_loading_writes_what_the_image_holds() -> None:

@@ -281,8 +281,8 @@ def test_contexts() -> None:
             context, value = ctx.get(dut.context), entries[e]
             for i, place in enumerate((context.gate_up, context.down)):
                 limbs = value >> 64 * i
-                assert (place.word, place.format, place.scale) == (
-                    limbs & 0xFFFFFF, limbs >> 24 & 0xFF, limbs >> 32 & 0xFFFFFFFF,
+                assert (place.word, place.format, place.split, place.scale) == (
+                    limbs & 0xFFFFFF, limbs >> 24 & 0xF, limbs >> 28 & 0xF, limbs >> 32 & 0xFFFFFFFF,
                 )  # fmt: skip
 
     simulate(dut, bench)

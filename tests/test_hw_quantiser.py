@@ -45,6 +45,9 @@ def expected(token: list[Vector], floor: int, constants: bool) -> tuple[list[tup
     return rows, int(token_top[0])
 
 
+NOISE = {"sign": 1, "top": 500, "mag": (1 << 24) - 1}
+
+
 async def feed(
     ctx: Any,
     dut: BlockQuantiser,
@@ -53,61 +56,68 @@ async def feed(
     offer: float,
     grant: float,
     late: bool,
+    take: int,
 ) -> tuple[list[list[tuple[int, ...]]], list[int]]:
     """Elements of all tokens in; what comes out by token, and the token tops at each ``done``.
 
     ``late``: the number of vectors becomes known at a random time, the latest when the token has waited for
-    it; a token without vectors is always announced when its turn has come.
+    it; a token without vectors is always announced when its turn has come. The next token's elements wait
+    behind a token that is known, and are taken while it is given out.
     """
-    items = [
-        (n, {"number": dict(zip(("sign", "top", "mag"), e, strict=True)), "last": i == len(v) - 1})
-        for n, t in enumerate(tokens)
-        for v in t
-        for i, e in enumerate(v)
-    ]
-    sent, offered, known, waited = 0, False, False, 0
+
+    def beat(v: Vector, at: int) -> dict[str, Any]:
+        part = [dict(zip(("sign", "top", "mag"), e, strict=True)) for e in v[at : at + take]]
+        numbers = part + [NOISE] * (take - len(part))
+        return {"numbers": numbers, "count": len(part), "last": at + take >= len(v)}
+
+    items = [(n, beat(v, at)) for n, t in enumerate(tokens) for v in t for at in range(0, len(v), take)]
+    sent, offered, known, waited, now = 0, False, False, 0, 0  # now: the token that is collected
     out: list[list[tuple[int, ...]]] = [[]]
     tops: list[int] = []
-    for _ in range(14 * len(items) + 3000):
-        now = len(tops)  # the token that is collected or given out
-        token = tokens[now]
+    for _ in range(16 * take * len(items) + 3000):
         whole = sent == len(items) or items[sent][0] > now  # no more elements of it
-        if not known:
+        if not known and now < len(tokens):
             waited = waited + 1 if whole else 0
             known = not late or waited > 60 or rng.random() < 0.01
-        ctx.set(dut.vectors, max(1, len(token)) if known else int(rng.integers(256)))
-        ctx.set(dut.vectors_known, known)
-        ctx.set(dut.alone, known and not token)
-        # The next token may wait behind a token that is known; nothing comes while the constants are alone.
-        following = bool(token) and known and sent < len(items) and items[sent][0] == now + 1
+        token = tokens[now] if known else []
+        ctx.set(dut.vectors.valid, known)
+        ctx.set(dut.vectors.payload.count, max(1, len(token)) if known else int(rng.integers(256)))
+        ctx.set(dut.vectors.payload.alone, known and not token)
+        following = bool(token) and sent < len(items) and items[sent][0] == now + 1
         if not offered and (following or not whole) and rng.random() < offer:
             offered = True
             ctx.set(dut.i.payload, items[sent][1])
         ctx.set(dut.i.valid, offered)
         ctx.set(dut.grant, rng.random() < grant)
-        ready, valid, code, done, top = await clock(
-            ctx, dut.i.ready, dut.code_valid, dut.code, dut.done, dut.token_top
+        ready, taken, valid, code, done, top = await clock(
+            ctx, dut.i.ready, dut.vectors.ready, dut.code_valid, dut.code, dut.done, dut.token_top
         )
         if offered and ready:
             assert items[sent][0] == now, "an element of the next token was taken"
             offered, sent = False, sent + 1
         if valid:
-            code16 = 256 * code.high + code.low
-            out[-1].append((code.lane, code.block, code.code8, code16, code.shift8, code.shift16))
+            for j in range(len(code.code8)):
+                code16 = 256 * code.high[j] + code.low[j]
+                out[-1].append((code.lane + j, code.block, code.code8[j], code16, code.shift8, code.shift16))
+        if known and taken:
+            assert whole
+            now, known = now + 1, False
         if done:
-            assert valid and known
+            assert valid and now > len(tops)
             tops.append(top)
             out.append([])
-            known = False
         if len(tops) == len(tokens):
             ctx.set(dut.grant, 1)
-            ctx.set(dut.vectors_known, 0)
-            ctx.set(dut.alone, 0)
+            ctx.set(dut.vectors.valid, 0)
             for _ in range(8):  # nothing follows
                 valid, _done = await clock(ctx, dut.code_valid, dut.done)
                 assert not valid
             return out[:-1], tops
     raise AssertionError("tokens do not come out")
+
+
+#: (elements in, elements out) a cycle.
+WIDTHS = ((1, 1), (1, 2), (2, 4), (4, 4))
 
 
 def check(
@@ -119,12 +129,18 @@ def check(
     constants: bool = False,
     late: bool = False,
     blocks: int = BLOCKS,
+    widths: tuple[int, int] = (1, 1),
+    ahead: int = 0,
 ) -> None:
-    dut = BlockQuantiser(blocks=blocks, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=floor)
+    take, give = widths
+    dut = BlockQuantiser(
+        blocks=blocks, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=floor, take=take, give=give,
+        ahead=ahead,
+    )  # fmt: skip
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.constants, constants)
-        out, tops = await feed(ctx, dut, tokens, np.random.default_rng(0), offer, grant, late)
+        out, tops = await feed(ctx, dut, tokens, np.random.default_rng(0), offer, grant, late, take)
         for token, got, top in zip(tokens, out, tops, strict=True):
             want, want_top = expected(token, floor, constants)
             assert top == want_top
@@ -135,7 +151,8 @@ def check(
 
 @pytest.mark.parametrize(("offer", "grant"), [(1.0, 1.0), (0.4, 1.0), (1.0, 0.05), (0.5, 0.1)])
 @pytest.mark.parametrize("constants", [False, True])
-def test_float32_tokens(offer: float, grant: float, constants: bool) -> None:
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_float32_tokens(offer: float, grant: float, constants: bool, widths: tuple[int, int]) -> None:
     """One vector a token, of every kind: wide range, tiny, zero, subnormal, one element, ragged, full."""
     rng = np.random.default_rng(7)
     xs = [rng.standard_normal(n) * 2.0 ** rng.integers(-15, 10, n) for n in (100, 128, 1, 32, 33)]
@@ -143,10 +160,11 @@ def test_float32_tokens(offer: float, grant: float, constants: bool) -> None:
     xs += [np.array([2.0**-149]), (1 + (2 * np.arange(128) + 1) / 256) * -1.0, np.full(31, 1.999999)]
     xs[0][::7] = 0
     tokens = [[elements(x.astype(np.float32))] for x in xs]
-    check(tokens, -126, offer, grant, constants=constants, blocks=BLOCKS + constants)
+    check(tokens, -126, offer, grant, constants=constants, blocks=BLOCKS + constants, widths=widths)
 
 
-def test_every_tie_and_carry() -> None:
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_every_tie_and_carry(widths: tuple[int, int]) -> None:
     """Mantissas around each rounding boundary of 6 and 13 bits, in blocks of one exponent."""
     rng = np.random.default_rng(8)
     tokens = []
@@ -156,13 +174,16 @@ def test_every_tie_and_carry() -> None:
         mag[0], mag[1] = (1 << 24) - 1, 1 << 23
         tops = np.where(rng.random(128) < 0.5, 0, rng.integers(-12, 1, 128))
         tokens.append([list(zip((rng.random(128) < 0.5).tolist(), tops.tolist(), mag.tolist(), strict=True))])
-    check(tokens, -126)
+    check(tokens, -126, widths=widths)
 
 
 @pytest.mark.parametrize("constants", [False, True])
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("offer", [1.0, 0.5])
-def test_tokens_of_several_vectors(offer: float, late: bool, constants: bool) -> None:
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_tokens_of_several_vectors(
+    offer: float, late: bool, constants: bool, widths: tuple[int, int]
+) -> None:
     """h of several experts: each vector is filled up to a block, all share one largest exponent."""
     rng = np.random.default_rng(9)
 
@@ -186,50 +207,104 @@ def test_tokens_of_several_vectors(offer: float, late: bool, constants: bool) ->
         ALONE,
         [vector(5, -1, 1)],
     ]
-    check(tokens, TOP_MIN, offer, late=late, constants=constants, blocks=2 * BLOCKS)
+    options = {"late": late, "constants": constants, "blocks": 2 * BLOCKS, "widths": widths}
+    check(tokens, TOP_MIN, offer, **options, ahead=3 * constants)
 
 
-def test_speed_and_grant() -> None:
-    """An element a cycle in and out; nothing comes without a grant, and no element is taken meanwhile."""
-    dut = BlockQuantiser(blocks=2, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=-126)
+@pytest.mark.parametrize(("take", "give"), WIDTHS)
+def test_speed_and_grant(take: int, give: int) -> None:
+    """A beat a cycle in and out; nothing comes without a grant, and the next token is taken meanwhile."""
+    dut = BlockQuantiser(
+        blocks=2, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=-126, take=take, give=give, ahead=2
+    )
 
-    async def bench(ctx: Any) -> None:
+    async def fill(ctx: Any) -> None:
         ctx.set(dut.i.valid, 1)
-        ctx.set(dut.vectors, 1)
-        ctx.set(dut.vectors_known, 1)
-        for i in range(64):
-            ctx.set(dut.i.payload, {"number": {"top": i, "mag": 1 << 23}, "last": i == 63})
+        for i in range(64 // take):
+            numbers = [{"top": i, "mag": 1 << 23}] * take
+            ctx.set(dut.i.payload, {"numbers": numbers, "count": take, "last": i == 64 // take - 1})
             (ready,) = await clock(ctx, dut.i.ready)
             assert ready
+        ctx.set(dut.i.valid, 0)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.vectors.payload.count, 1)
+        ctx.set(dut.vectors.valid, 1)
+        await fill(ctx)
+        await clock(ctx)
+        await fill(ctx)
         for _ in range(30):
-            assert await clock(ctx, dut.i.ready, dut.code_valid) == (0, 0)
+            assert await clock(ctx, dut.i.ready, dut.code_valid) == (0, 0)  # both tokens' room is full
         ctx.set(dut.grant, 1)
         await clock(ctx)
         ctx.set(dut.grant, 0)
-        seen = [await clock(ctx, dut.i.ready, dut.code_valid, dut.done) for _ in range(64 + dut.LATENCY)]
-        assert [valid for _, valid, _ in seen] == [0] * dut.LATENCY + [1] * 64
-        assert [done for *_, done in seen] == [0] * (dut.LATENCY + 63) + [1]
-        assert not any(ready for ready, *_ in seen)
-        assert (await clock(ctx, dut.i.ready)) == (1,)
+        beats = 64 // give
+        seen = [await clock(ctx, dut.i.ready, dut.code_valid, dut.done) for _ in range(beats + dut.LATENCY)]
+        assert [valid for _, valid, _ in seen] == [0] * dut.LATENCY + [1] * beats
+        assert [done for *_, done in seen] == [0] * (dut.LATENCY + beats - 1) + [1]
+        assert seen[-1][0]
+
+    simulate(dut, bench)
+
+
+def test_discarded_tokens_leave_nothing() -> None:
+    """Of huge tokens cut short anywhere between good ones, also while another waits or is given out."""
+    rng = np.random.default_rng(10)
+    dut = BlockQuantiser(
+        blocks=BLOCKS, spread=SPREAD, router_spread=ROUTER_SPREAD, floor=-126, give=2, ahead=1
+    )
+    good = [elements(rng.standard_normal(n).astype(np.float32)) for n in (128, 40, 1, 100, 64, 33)]
+    beats = []
+    for v in good:
+        for cut in (int(rng.integers(1, 100)), int(rng.choice([31, 32, 33])), 1):
+            beats += [(False, 127, (1 << 24) - 1, False, i == cut - 1) for i in range(cut)]
+        beats += [(*e, i == len(v) - 1, False) for i, e in enumerate(v)]
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.vectors.payload.count, 1)
+        ctx.set(dut.vectors.valid, 1)
+        got: list[tuple[int, ...]] = []
+        sent, offered = 0, False
+        while sent < len(beats) or len(got) < sum(-(-len(v) // BLOCK) * BLOCK for v in good):
+            offered = offered or (sent < len(beats) and rng.random() < 0.7)
+            if offered:
+                sign, top, mag, last, discard = beats[sent]
+                number = {"sign": sign, "top": top, "mag": mag}
+                ctx.set(dut.i.payload, {"numbers": [number], "count": 1, "last": last})
+                ctx.set(dut.discard, discard)
+            ctx.set(dut.i.valid, offered)
+            ctx.set(dut.grant, rng.random() < 0.05)
+            ready, valid, code = await clock(ctx, dut.i.ready, dut.code_valid, dut.code)
+            if offered and ready:
+                offered, sent = False, sent + 1
+            if valid:
+                got += [(code.lane + j, code.block, code.code8[j], code.shift8) for j in range(2)]
+        want = [row for v in good for row in expected([v], -126, False)[0]]
+        assert got == [(lane, block, code8, shift8) for lane, block, code8, _, shift8, _ in want]
 
     simulate(dut, bench)
 
 
 @pytest.mark.parametrize("sets", [("code8", "high", "low"), ("code8",)], ids="-".join)
-@pytest.mark.parametrize(("blocks", "banks", "columns"), [(3, 2, 1), (5, 1, 1), (1, 1, 1), (6, 2, 4)])
-def test_activation_buffer(blocks: int, banks: int, columns: int, sets: tuple[str, ...]) -> None:
-    """What was written an element at a time reads back a block a column at a time; banks do not mix."""
+@pytest.mark.parametrize(
+    ("blocks", "banks", "columns", "give"),
+    [(3, 2, 1, 1), (5, 1, 1, 4), (1, 1, 1, 2), (6, 2, 4, 1), (3, 2, 2, 8)],
+)
+def test_activation_buffer(blocks: int, banks: int, columns: int, give: int, sets: tuple[str, ...]) -> None:
+    """What was written some elements at a time reads back a block a column at a time; banks do not mix."""
     rng = np.random.default_rng(blocks)
-    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, columns=columns)
+    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, columns=columns, give=give)
     extra = {"code8": 0, "high": 8, "low": 0}
     stored: dict[tuple[int, int], dict[str, Any]] = {}
 
-    def random_block(bank: int, block: int) -> list[dict[str, int]]:
+    def random_block(bank: int, block: int) -> list[dict[str, Any]]:
         codes = {n: rng.integers(-128, 128, BLOCK).tolist() for n in ("code8", "high", "low")}
         shifts = {"shift8": int(rng.integers(0, 32)), "shift16": int(rng.integers(0, 13))}
         stored[bank, block] = {**codes, **shifts}
-        lanes = range(BLOCK)
-        return [{"lane": i, "block": block, **{n: c[i] for n, c in codes.items()}, **shifts} for i in lanes]
+        return [
+            {"lane": i, "block": block, **{n: c[i : i + give] for n, c in codes.items()}, **shifts}
+            for i in range(0, BLOCK, give)
+        ]
 
     async def write(ctx: Any, bank: int) -> None:
         ctx.set(dut.write_bank, bank)
@@ -237,7 +312,8 @@ def test_activation_buffer(blocks: int, banks: int, columns: int, sets: tuple[st
             for element in random_block(bank, block):
                 while rng.random() < 0.2:
                     ctx.set(dut.code_valid, 0)
-                    ctx.set(dut.code, {k: 0 for k in element})  # noise that must not be stored
+                    noise = {k: [0] * give if isinstance(v, list) else 0 for k, v in element.items()}
+                    ctx.set(dut.code, noise)  # must not be stored
                     await clock(ctx)
                 ctx.set(dut.code, element)
                 ctx.set(dut.code_valid, 1)

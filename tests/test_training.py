@@ -254,3 +254,37 @@ def test_resumed_run_equals_unbroken_run(small, tmp_path: Path) -> None:
         torch.testing.assert_close(a, b)
     assert whole.log[-1]["valid"] == pytest.approx(second.log[-1]["valid"], abs=1e-3)
     assert (tmp_path / "second" / "model.safetensors").is_file()
+
+
+def test_questions_are_cut_out_with_their_answers() -> None:
+    pytest.importorskip("torch")
+    from sw_model.training import exact_match
+
+    body = next(reasoning.documents(1, seed=5))
+    asked = exact_match.prompts([body.encode()], 99)
+    assert 5 < len(asked) < 24  # the first ones lack problems before them
+    for prompt, kind, truth in asked:
+        assert len(prompt) == exact_match.PROMPT
+        question = prompt.decode().rsplit("Q: ", 1)[1]
+        assert f"Q: {question}" in body
+        assert exact_match.answer(body.split(f"Q: {question}", 1)[1]) == truth
+        assert kind != "other"
+    assert exact_match.answer("1+1=2.\nA: 2\n") == "2"
+    assert exact_match.answer("1+1=2.\nA: 2") is None  # the line is not over
+    assert exact_match.answer("no steps\nQ: another\nA: 3\n") is None
+
+
+def test_kept_keys_and_values_change_nothing(small) -> None:
+    import torch
+
+    from sw_model.training.model import Model
+    from sw_model.training.sample import continuations
+
+    torch.manual_seed(4)
+    model = Model(small)
+    prompts = torch.randint(0, 256, (3, 7))
+    written = continuations(model, prompts, 9)
+    whole = torch.cat([prompts, written], dim=1)
+    with torch.no_grad():
+        again = model.eval()(whole[:, :-1])[0].argmax(dim=-1)
+    assert torch.equal(again[:, 6:], written)

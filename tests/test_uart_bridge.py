@@ -2,6 +2,7 @@
 """Frames, and the bridge: registers, weights, tokens through a dummy core, and all that is refused."""
 
 import random
+import zlib
 
 import pytest
 from amaranth.hdl import Module
@@ -9,11 +10,10 @@ from amaranth.sim import Simulator
 
 from hw.host.axil import SIGNALS, RegisterFile
 from hw.host.bridge import Bridge
-from hw.host.frames import Decoder, Error, Frame, Kind, encode
-from hw.host.framing import FrameReceiver
+from hw.host.frames import FLAG, Decoder, Error, Frame, Kind, encode
 from hw.host.registers import ID_VALUE, address
 
-CAPACITY, TIMEOUT = 16, 200
+CAPACITY, PATIENCE = 16, 200
 
 
 async def ticks(ctx, count):
@@ -44,7 +44,7 @@ class Host:
         ctx.set(self._bridge.tx.ready, 1)
         async for _, _, valid, byte in ctx.tick().sample(self._bridge.tx.valid, self._bridge.tx.payload):
             if valid:
-                self.frames += self._decoder.feed([byte])
+                self.frames += self._decoder.feed(bytes([byte]))
 
     async def send(self, ctx, data):
         for byte in data:
@@ -71,7 +71,7 @@ class Host:
 def simulate(bench, core=None, errors=None):
     """``bench(ctx, host, bridge)`` at a bridge with a real register file and ``core(ctx, bridge)`` behind."""
     m = Module()
-    m.submodules.bridge = bridge = Bridge(capacity=CAPACITY, timeout=TIMEOUT)
+    m.submodules.bridge = bridge = Bridge(capacity=CAPACITY, patience=PATIENCE)
     m.submodules.registers = registers = RegisterFile()
     for name, member in SIGNALS.items():
         ours, theirs = getattr(registers, name), getattr(bridge, f"s_axil_{name}")
@@ -123,13 +123,33 @@ async def doubling_core(ctx, bridge):
 
 
 def test_frames_round_trip():
-    frames = [Frame(Kind.READ, 7, (0x104,)), Frame(Kind.DONE, 255), Frame(0x7E, 0, tuple(range(300)))]
+    frames = [Frame(Kind.READ, 7, (0x104,)), Frame(Kind.DONE, 255), Frame(0x7E, 0x7D, tuple(range(300)))]
+    frames.append(Frame(Kind.TOKEN, 0x5E, (0x7E7E7E7E, 0x7D5D7D5E, 0x5E7D5D7D)))
     data = b"".join(encode(f.kind, f.tag, f.words) for f in frames)
     for size in (1, 3, 4, 7, len(data)):
         decoder = Decoder()
         chunks = [data[i : i + size] for i in range(0, len(data), size)]
         assert [f for chunk in chunks for f in decoder.feed(chunk)] == frames
-    assert encode(Kind.WRITE, 0x21, (0x40, 0x11223344)).hex() == "02210200" + "40000000" + "44332211"
+        assert decoder.damaged == 0
+    assert data.count(FLAG) == 2 * len(frames)
+    written = encode(Kind.WRITE, 0x21, (0x40, 0x1122337E))
+    assert written.startswith(bytes.fromhex("7e" + "02210200" + "40000000" + "7d5e332211"))
+    plain = bytes.fromhex("02210200" + "40000000" + "7e332211")
+    assert zlib.crc32(plain).to_bytes(4, "little") in written
+
+
+def test_damaged_frames():
+    """Every single bit, and a byte too few or too many: no frame, and the next one is right."""
+    good = encode(Kind.WRITE, 0x21, (0x7E, 0x11223344))
+    for bit in range(8, 8 * len(good) - 8):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        decoder = Decoder()
+        assert decoder.feed(bytes(bad) + good) == [Frame(Kind.WRITE, 0x21, (0x7E, 0x11223344))], bit
+        assert decoder.damaged >= 1
+    for bad in (good[:5] + good[6:], good[:5] + b"x" + good[5:], b"noise", good[:9]):
+        decoder = Decoder()
+        assert len(decoder.feed(bad + good)) == 1
 
 
 @pytest.mark.parametrize("bad", [(256, 0, ()), (1, -1, ()), (1, 0, range(1 << 16))])
@@ -138,10 +158,10 @@ def test_frames_out_of_range(bad):
         encode(*bad)
 
 
-@pytest.mark.parametrize("bad", [{"capacity": 1, "timeout": 9}, {"capacity": 9, "timeout": 1}])
-def test_receiver_parameters(bad):
-    with pytest.raises(ValueError, match="must be at least 2"):
-        FrameReceiver(**bad)
+@pytest.mark.parametrize("bad", [{"capacity": 3}, {"capacity": 9, "patience": 0}])
+def test_parameters(bad):
+    with pytest.raises(ValueError, match=f"{list(bad)[-1]} must be at least"):
+        Bridge(**bad)
 
 
 def test_registers():
@@ -150,9 +170,9 @@ def test_registers():
         hidden = address("HIDDEN")
         assert await host.ask(ctx, Kind.WRITE, 2, [hidden, 192]) == Frame(Kind.DONE, 2)
         assert await host.ask(ctx, Kind.READ, 3, [hidden]) == Frame(Kind.DONE, 3, (192,))
-        # Sent ahead, without waiting.
-        await host.send(ctx, encode(Kind.WRITE, 4, [hidden, 64]) + encode(Kind.READ, 5, [hidden]))
-        assert await host.answer(ctx, 2) == [Frame(Kind.DONE, 4), Frame(Kind.DONE, 5, (64,))]
+        specials = 0x7D7E  # escaped on the way there and back
+        assert await host.ask(ctx, Kind.WRITE, 4, [hidden, specials]) == Frame(Kind.DONE, 4)
+        assert await host.ask(ctx, Kind.READ, 5, [hidden]) == Frame(Kind.DONE, 5, (specials,))
         assert not ctx.get(bridge.busy)
 
     errors = []
@@ -171,6 +191,9 @@ def test_registers():
         (Kind.WEIGHTS, [], Error.WRONG_LENGTH),
         (Kind.WEIGHTS, [0] * (CAPACITY + 4), Error.WRONG_LENGTH),
         (Kind.TOKEN, [], Error.WRONG_LENGTH),
+        (Kind.TOKEN, [0], Error.WRONG_LENGTH),  # TUSER alone
+        (Kind.FETCH, [0], Error.WRONG_LENGTH),
+        (Kind.RESET, [0], Error.WRONG_LENGTH),
         (Kind.TOKEN, [0] * (CAPACITY + 1), Error.WRONG_LENGTH),
         (Kind.READ, [0xFFC], Error.BUS_ERROR),
         (Kind.READ, [0x1000], Error.BUS_ERROR),  # over the address width: not wrapped round to 0
@@ -205,6 +228,7 @@ def test_weights():
         for tag, count in enumerate((4, 8, CAPACITY)):
             words = [(tag << 24) + 0x10101 * i for i in range(count)]
             beats.clear()
+            tag += 1
             assert await host.ask(ctx, Kind.WEIGHTS, tag, words) == Frame(Kind.DONE, tag)
             want = [
                 (sum(w << 32 * i for i, w in enumerate(words[at : at + 4])), at + 4 == count)
@@ -217,21 +241,39 @@ def test_weights():
 
 def test_tokens():
     async def bench(ctx, host, bridge):
-        seen = []
-        for tag, size in enumerate((1, 5, CAPACITY, CAPACITY)):
+        for tag, size in enumerate((1, 5, CAPACITY - 1, CAPACITY - 1)):
             token = [(tag << 16) + 3 * i for i in range(size)]
-            await host.send(ctx, encode(Kind.TOKEN, tag, token))
-            await ticks(ctx, CAPACITY + 10)
+            assert await host.ask(ctx, Kind.TOKEN, 2 * tag, [0x8007, *token]) == Frame(Kind.DONE, 2 * tag)
             assert ctx.get(bridge.busy)
-            done, result = await host.answer(ctx, 2)
-            assert done == Frame(Kind.DONE, tag)
-            assert result == Frame(Kind.RESULT, 0, tuple(2 * word for word in token))
-            seen.append(tag)
-            await ticks(ctx, 2)
+            assert ctx.get(bridge.s_axis_x_tuser) == 0x8007
+            want = Frame(Kind.RESULT, 2 * tag + 1, tuple(2 * word for word in token))
+            assert await host.ask(ctx, Kind.FETCH, 2 * tag + 1) == want
+            assert await host.ask(ctx, Kind.FETCH, 2 * tag + 1) == want  # as if it had not arrived
             assert not ctx.get(bridge.busy)
-        assert len(seen) == 4
+        assert await host.ask(ctx, Kind.FETCH, 99) == Frame(Kind.DONE, 99)  # that was all
 
     simulate(bench, doubling_core)
+
+
+def test_tokens_under_way():
+    """While the core keeps the bridge waiting: a second token is refused, a FETCH says that nothing is."""
+
+    async def slow_core(ctx, bridge):
+        await ticks(ctx, 1500)
+        await doubling_core(ctx, bridge)
+
+    async def bench(ctx, host, bridge):
+        assert await host.ask(ctx, Kind.TOKEN, 1, [0, 1, 1]) == Frame(Kind.DONE, 1)
+        assert await host.ask(ctx, Kind.TOKEN, 2, [0, 2]) == Frame(Kind.REFUSED, 2, (Error.BUSY,))
+        tag, answers = 2, []
+        while not answers or answers[-1].kind != Kind.RESULT:
+            tag += 1
+            answers.append(await host.ask(ctx, Kind.FETCH, tag))
+        assert set(a.kind for a in answers[:-1]) == {Kind.DONE} and answers[-1].words == (2, 2)
+        assert await host.ask(ctx, Kind.TOKEN, 98, [0, 2]) == Frame(Kind.DONE, 98)
+        assert await host.ask(ctx, Kind.FETCH, 99) == Frame(Kind.RESULT, 99, (4,))
+
+    simulate(bench, slow_core)
 
 
 def test_registers_while_a_token_waits():
@@ -239,9 +281,10 @@ def test_registers_while_a_token_waits():
     token = [5, 6, 7]
 
     async def bench(ctx, host, bridge):
-        await host.send(ctx, encode(Kind.TOKEN, 1, token))
+        assert await host.ask(ctx, Kind.TOKEN, 1, [3, *token]) == Frame(Kind.DONE, 1)
         assert await host.ask(ctx, Kind.READ, 2, [address("ID")]) == Frame(Kind.DONE, 2, (ID_VALUE,))
-        assert await host.ask(ctx, Kind.TOKEN, 3, [1]) == Frame(Kind.REFUSED, 3, (Error.BUSY,))
+        assert await host.ask(ctx, Kind.TOKEN, 3, [0, 1]) == Frame(Kind.REFUSED, 3, (Error.BUSY,))
+        assert await host.ask(ctx, Kind.FETCH, 4) == Frame(Kind.DONE, 4)
         assert ctx.get(bridge.busy)
         ctx.set(bridge.s_axis_x_tready, 1)
         taken = []
@@ -249,18 +292,67 @@ def test_registers_while_a_token_waits():
             taken += await until(ctx, bridge.s_axis_x_tvalid, bridge.s_axis_x_tdata)
         ctx.set(bridge.s_axis_x_tready, 0)
         assert taken == token
-        assert await host.answer(ctx) == [Frame(Kind.DONE, 1)]
 
     simulate(bench)
 
 
-def test_an_unfinished_frame_is_forgotten():
+def test_a_command_is_carried_out_once():
+    """The same frame again gets the same answer and does nothing; so do tokens and packets of weights."""
+    taken = []
+
+    async def count(ctx, bridge):
+        ctx.set(bridge.s_axis_x_tready, 1)
+        ctx.set(bridge.s_axis_w_tready, 1)
+        async for _, _, x, w in ctx.tick().sample(bridge.s_axis_x_tvalid, bridge.s_axis_w_tvalid):
+            taken.extend(["x"] * x + ["w"] * w)
+
     async def bench(ctx, host, bridge):
-        for sent in (1, 4, 6):  # bytes of a frame of 12
-            await host.send(ctx, encode(Kind.WRITE, 1, [address("HIDDEN"), 77])[:sent])
-            await ticks(ctx, TIMEOUT + 10)
-            assert await host.ask(ctx, Kind.READ, 2, [address("HIDDEN")]) == Frame(Kind.DONE, 2, (0,))
+        hidden = address("HIDDEN")
+        assert await host.ask(ctx, Kind.WRITE, 1, [hidden, 5]) == Frame(Kind.DONE, 1)
+        assert await host.ask(ctx, Kind.WRITE, 1, [hidden, 6]) == Frame(Kind.DONE, 1)
+        assert await host.ask(ctx, Kind.READ, 2, [hidden]) == Frame(Kind.DONE, 2, (5,))
+        for _ in range(3):
+            assert await host.ask(ctx, Kind.TOKEN, 3, [0, 1, 2]) == Frame(Kind.DONE, 3)
+        for _ in range(3):
+            assert await host.ask(ctx, Kind.WEIGHTS, 4, [1, 2, 3, 4]) == Frame(Kind.DONE, 4)
+        for _ in range(2):
+            assert await host.ask(ctx, Kind.READ, 5, [0xFFC]) == Frame(Kind.REFUSED, 5, (Error.BUS_ERROR,))
+        assert await host.ask(ctx, Kind.READ, 6, [hidden]) == Frame(Kind.DONE, 6, (5,))
+        assert taken == ["x", "x", "w"]
+
+    simulate(bench, count)
+
+
+def test_damaged_frames_are_dropped():
+    async def bench(ctx, host, bridge):
+        hidden, frame = address("HIDDEN"), encode(Kind.WRITE, 1, [address("HIDDEN"), 77])
+        bad = [frame[:n] for n in (2, 5, 9, len(frame) - 2)]  # cut short: the next flag ends it
+        bad += [frame[:5] + bytes([frame[5] ^ 1]) + frame[6:], frame[:7] + b"x" + frame[7:], b"noise"]
+        for n, data in enumerate(bad):
+            await host.send(ctx, data)
+            assert await host.ask(ctx, Kind.READ, 2 + n, [hidden]) == Frame(Kind.DONE, 2 + n, (0,))
+        await host.send(ctx, encode(Kind.WRITE, 1, [hidden, 78]))
+        assert await host.answer(ctx) == [Frame(Kind.DONE, 1)]
 
     errors = []
     simulate(bench, errors=errors)
-    assert sum(errors) == 3
+    assert sum(errors) == 7
+
+
+def test_reset():
+    """Whatever was under way is gone, and tags begin anew."""
+
+    async def bench(ctx, host, bridge):
+        assert await host.ask(ctx, Kind.TOKEN, 1, [0, 1, 2]) == Frame(Kind.DONE, 1)
+        await host.send(ctx, encode(Kind.RESET, 1))
+        cycles = 0
+        while not host.frames:
+            (high,) = (await ctx.tick().sample(bridge.reset))[2:]
+            cycles += high
+        assert await host.answer(ctx) == [Frame(Kind.DONE, 1, (CAPACITY,))]
+        assert cycles == bridge.RESET_CYCLES
+        assert not ctx.get(bridge.busy) and not ctx.get(bridge.s_axis_x_tvalid)
+        assert await host.ask(ctx, Kind.RESET, 1) == Frame(Kind.DONE, 1, (CAPACITY,))
+        assert await host.ask(ctx, Kind.TOKEN, 2, [0, 3]) == Frame(Kind.DONE, 2)
+
+    simulate(bench)

@@ -57,7 +57,7 @@ def command(
     conditions = Conditions(hit_rate=hit_rate, macro=macro, sums=sums, shared=hardware.tiles)
     texts = read_texts(text, max_bytes) if text else default_texts(ROOT, max_bytes)
     with console(stderr=True).status("running the text"):
-        work = layer_work(
+        work, _ = layer_work(
             checkpoint, texts, format, hardware, None if gate is None else load(gate), max_bytes
         )
     told = {tech.name: report(work, tech, conditions) for tech in sets}

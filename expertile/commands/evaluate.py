@@ -24,6 +24,7 @@ def command(
     format: options.Format = FormatName.int8,
     config: options.Config = "base",
     gate: options.Gate = None,
+    attention: options.Attention = 0,
     context: Annotated[
         int, typer.Option(min=0, help="Window, in bytes; 0: all that the model has, 1024 at most.")
     ] = 0,
@@ -48,6 +49,7 @@ def command(
     texts = read_texts(text, limit) if text else default_texts(ROOT, limit)
     admission = None if gate is None else load(gate)
     with model_on(checkpoint, engine, format, hardware, gate=admission) as (decoder, moe):
+        decoder.sparse_attention = attention
         context = context or min(1024, decoder.shape.positions)
         stride = stride or max(1, context // 2)
         screen = console(stderr=True)
@@ -74,6 +76,7 @@ def command(
             "engine": engine.value,
             "format": "float64" if is_float else format.value,
             "config": None if is_float else hardware.name,
+            "attention": attention,
             "context": context,
             "stride": stride,
             "bits_per_byte": {name: score.bits_per_byte for name, score in scores.items()},
@@ -83,6 +86,7 @@ def command(
         },
     )
     what = engine.value if is_float else f"{engine.value} {format.value}"
+    what += f", attention {attention}" if attention else ""
     grid = Table("domain", "bytes", "bits per byte", title=f"{what}, context {context}, stride {stride}")
     for name, score in scores.items():
         grid.add_row(name, f"{score.count:,}", f"{score.bits_per_byte:.4f}")

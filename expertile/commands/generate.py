@@ -21,22 +21,42 @@ def command(
     format: options.Format = FormatName.int8,
     config: options.Config = "base",
     gate: options.Gate = None,
+    energy_budget: Annotated[
+        float | None, typer.Option(min=0.001, help="nJ a token, kept by the governor; golden engine, gated.")
+    ] = None,
+    budget_from: Annotated[
+        int | None, typer.Option(min=0, help="Token that the budget begins with.", show_default="the middle")
+    ] = None,
+    technology: Annotated[str, typer.Option(help="Set of the energy table for the budget.")] = "cacti22",
     temperature: Temperature = 0.7,
     stalls: options.Stalls = 0.0,
     seed: options.Seed = 0,
     json: options.Json = None,
 ) -> None:
     """Generate text. On an RTL engine every layer call is checked against the golden model."""
-    from expertile.text import model_on, stream
+    from expertile.text import GovernedDecoder, model_on, stream
     from sw_model.config import load_config
+    from sw_model.energy.estimate import estimate
+    from sw_model.energy.model import Conditions
+    from sw_model.energy.table import technology as named
     from sw_model.gate_file import load
 
     check_writable(json)
     hardware = load_config(config)
     admission = None if gate is None else load(gate)
-    running = model_on(checkpoint, engine, format, hardware, gate=admission, stalls=stalls, seed=seed)
+    budget = None
+    if energy_budget is not None:
+        energy = estimate(named(technology), Conditions(shared=hardware.tiles), energy_budget)
+        budget = (energy, tokens // 2 if budget_from is None else budget_from)
+    running = model_on(
+        checkpoint, engine, format, hardware, gate=admission, budget=budget, stalls=stalls, seed=seed
+    )
+    governed = None
     with running as (decoder, moe):
         figures = stream(decoder, moe, prompt, tokens, temperature=temperature, seed=seed)
+        if isinstance(decoder, GovernedDecoder):
+            governed = decoder.figures()
+            figures |= {"technology": technology, "governor": governed | {"trace": decoder.trace}}
     is_float = engine is EngineName.reference
     figures |= {
         "engine": engine.value,
@@ -44,4 +64,6 @@ def command(
         "config": None if is_float else hardware.name,
     }
     write_json(json, figures)
-    table("", {k: v for k, v in figures.items() if k not in ("prompt", "text")})
+    table("", {k: v for k, v in figures.items() if k not in ("prompt", "text", "governor")})
+    if governed is not None:
+        table("energy", governed)

@@ -18,14 +18,13 @@ __all__ = ["ULX3S_85F", "Ulx3s"]
 OSCILLATOR_MHZ = 25.0
 CLOCK_MHZ = 37.5
 BAUD = 1_500_000
-BRIDGE_TIMEOUT_S = 0.5  # longer than any pause that an operating system makes in the middle of a frame
 
 
 class Ulx3s(wiring.Component):
     """Top of the board.
 
     The accelerator is an instance of the module that :func:`hw.verilog.generate` writes: what was simulated
-    is what runs. Reset while the PLL has no lock or button FIRE 1 is held.
+    is what runs. Reset while the PLL has no lock or button FIRE 1 is held, or by the host.
 
     Members (pins)
     --------------
@@ -58,17 +57,21 @@ class Ulx3s(wiring.Component):
         m.submodules.pll = pll.instance(self.clk25, OSCILLATOR_MHZ, ClockSignal(), CLOCK_MHZ, lock)
         m.submodules.reset = ResetSynchronizer(~lock | self.button_reset)
         resetn = Signal(reset_less=True)
-        m.d.sync += resetn.eq(~ResetSignal())  # a register to fan out from
+        bridge_reset = Signal()
+        m.d.sync += resetn.eq(~(ResetSignal() | bridge_reset))  # a register to fan out from
 
         divisor = round(CLOCK_MHZ * 1e6 / BAUD)
         m.submodules.receiver = receiver = UartReceiver(divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor)
-        m.submodules.bridge = bridge = Bridge(
-            capacity=self._config.max_hidden, timeout=round(BRIDGE_TIMEOUT_S * CLOCK_MHZ * 1e6)
-        )
+        # A token and its TUSER, in whole beats of the weight stream.
+        m.submodules.bridge = bridge = Bridge(capacity=self._config.max_hidden + 4)
         wiring.connect(m, receiver.o, bridge.rx)
         wiring.connect(m, bridge.tx, transmitter.i)
-        m.d.comb += [receiver.rx.eq(self.uart_rx), self.uart_tx.eq(transmitter.tx)]
+        m.d.comb += [
+            receiver.rx.eq(self.uart_rx),
+            self.uart_tx.eq(transmitter.tx),
+            bridge_reset.eq(bridge.reset),
+        ]
 
         m.submodules.accelerator = Instance(
             MODULE,

@@ -1,6 +1,6 @@
 """Bridge: frames on a byte link to the accelerator's AXI ports, for boards that have nothing but a UART."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
@@ -10,6 +10,7 @@ from hw.host.axil import ADDRESS_BITS
 from hw.host.frames import Error, Kind
 from hw.host.framing import HEADER, FrameReceiver, FrameSender
 from hw.host.uart import BYTE
+from hw.router.gate import SIDE
 from hw.top import PORTS
 
 __all__ = ["AXI", "Bridge"]
@@ -25,38 +26,44 @@ BEAT_WORDS = 4  # words a beat of the weight stream
 
 
 class Bridge(wiring.Component):
-    """Carries out the commands of :mod:`hw.host.frames`.
+    """Carries out the commands of :mod:`hw.host.frames`, each once, and answers each as often as it comes.
 
     Parameters
     ----------
-    capacity : longest payload in words, a token in either direction or a packet of weights
-    timeout : see :class:`FrameReceiver`
+    capacity : longest payload in words: a token and its TUSER, a result, or a packet of weights
+    patience : cycles that a FETCH waits for a result
 
     Members
     -------
     rx, tx : bytes from and to the host
     the AXI ports of the accelerator, as their manager (:data:`AXI`)
-    busy : a token is on its way, from its first byte in to its last one out
-    error : one cycle: a command was refused or a frame abandoned
+    reset : resets the accelerator (16 cycles)
+    busy : a token is on its way, from its first word in to its last one out
+    error : one cycle: a command was refused or a frame was damaged
 
-    A command acts only once its whole frame is there. A token moves into a buffer of its own, so registers
-    can be read and written while it waits for the core. Results are collected whole before they are sent: the
-    core waits for the host, never the other way round. Weights are loaded while no token is in the core.
+    A command acts only once its whole frame is there, with the right CRC. A token moves into a buffer of its
+    own, so that everything else goes on while it waits for the core. A result is collected whole; its buffer
+    is free again with the first command after the one that it answered.
 
     Throughput: that of the byte link.
     """
 
     RX_BYTES = 16  # what the host may send ahead while a command is being carried out
+    RESET_CYCLES = 16
 
-    def __init__(self, *, capacity: int, timeout: int) -> None:
+    def __init__(self, *, capacity: int, patience: int = 1 << 15) -> None:
+        for name, value, least in (("capacity", capacity, BEAT_WORDS), ("patience", patience, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
         self._capacity = capacity
-        self._timeout = timeout
-        super().__init__({"rx": In(BYTE), "tx": Out(BYTE), "busy": Out(1), "error": Out(1), **AXI})
+        self._patience = patience
+        ports = {"rx": In(BYTE), "tx": Out(BYTE), "reset": Out(1), "busy": Out(1), "error": Out(1)}
+        super().__init__({**ports, **AXI})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.fifo = fifo = SyncFIFO(width=8, depth=self.RX_BYTES)
-        m.submodules.receiver = receiver = FrameReceiver(capacity=self._capacity, timeout=self._timeout)
+        m.submodules.receiver = receiver = FrameReceiver(capacity=self._capacity)
         m.submodules.sender = sender = FrameSender()
         m.d.comb += [
             fifo.w_data.eq(self.rx.payload),
@@ -68,21 +75,16 @@ class Bridge(wiring.Component):
         ]
         wiring.connect(m, wiring.flipped(self.tx), sender.o)
 
-        reply, reply_word, reply_valid = Signal(HEADER), Signal(32), Signal()
         token = self._token_out(m)
         result = self._result_in(m)
-        self._commands(m, receiver, token, reply, reply_word, reply_valid)
-        self._answers(m, sender, token, result, reply, reply_word, reply_valid)
+        refused = self._serve(m, receiver, sender, token, result)
 
-        # Tokens between the buffer and the last word of the result, two of them in the core.
-        inside = Signal(4)
-        m.d.sync += inside.eq(inside + token["start"] - result["done"])
-        refused = Signal()
-        m.d.sync += refused.eq(reply_valid)
-        m.d.comb += [
-            self.busy.eq(inside != 0),
-            self.error.eq(receiver.abandoned | (reply_valid & ~refused & (reply.kind == Kind.REFUSED.value))),
-        ]
+        waiting = Signal()
+        with m.If(result["whole"] | self.reset):
+            m.d.sync += waiting.eq(0)
+        with m.If(token["start"]):
+            m.d.sync += waiting.eq(1)
+        m.d.comb += [self.busy.eq(waiting | token["full"]), self.error.eq(receiver.damaged | refused)]
         return m
 
     def _token_out(self, m: Module) -> dict[str, Signal]:
@@ -97,10 +99,8 @@ class Bridge(wiring.Component):
             "write": write.en,
             "start": Signal(name="token_start"),  # the buffer holds a token of ``words`` words
             "words": Signal(16, name="token_words"),
+            "side": Signal(SIDE.size, name="token_side"),
             "full": Signal(name="token_full"),  # from start until the last word has left
-            "tag": Signal(8, name="token_tag"),
-            "done": Signal(name="token_done"),  # to be told to the host; cleared by "told"
-            "told": Signal(name="token_told"),
         }
         sent, left = Signal.like(read.addr), Signal(16)
         fetched, move, last = Signal(), Signal(), Signal()
@@ -113,21 +113,21 @@ class Bridge(wiring.Component):
         m.d.sync += fetched.eq(t["full"])
         with m.If(self.s_axis_x_tready):
             m.d.sync += self.s_axis_x_tvalid.eq(0)
-        with m.If(t["told"]):
-            m.d.sync += t["done"].eq(0)
         with m.If(t["start"]):
             m.d.sync += [t["full"].eq(1), sent.eq(0), left.eq(t["words"])]
         with m.Elif(move):
             m.d.sync += [
                 self.s_axis_x_tdata.eq(read.data),
+                self.s_axis_x_tuser.eq(t["side"]),
                 self.s_axis_x_tlast.eq(last),
                 self.s_axis_x_tvalid.eq(1),
                 sent.eq(sent + 1),
                 left.eq(left - 1),
                 fetched.eq(0),
+                t["full"].eq(~last),
             ]
-            with m.If(last):
-                m.d.sync += [t["full"].eq(0), t["done"].eq(1)]
+        with m.If(self.reset):
+            m.d.sync += [t["full"].eq(0), self.s_axis_x_tvalid.eq(0)]
         return t
 
     def _result_in(self, m: Module) -> dict[str, Signal]:
@@ -139,7 +139,8 @@ class Bridge(wiring.Component):
         r = {
             "words": Signal(16, name="result_words"),
             "full": Signal(name="result_full"),
-            "done": Signal(name="result_done"),  # sent
+            "whole": Signal(name="result_whole"),  # one cycle: its last word comes in
+            "free": Signal(name="result_free"),  # to be asserted: it has been told
             "address": read.addr,
             "data": read.data,
         }
@@ -150,47 +151,52 @@ class Bridge(wiring.Component):
             write.addr.eq(r["words"]),
             write.data.eq(self.m_axis_y_tdata),
             write.en.eq(take),
+            r["whole"].eq(take & (self.m_axis_y_tlast | (r["words"] == self._capacity - 1))),
         ]
         with m.If(take):
-            m.d.sync += r["words"].eq(r["words"] + 1)
-            with m.If(self.m_axis_y_tlast | (r["words"] == self._capacity - 1)):
-                m.d.sync += r["full"].eq(1)
-        with m.If(r["done"]):
+            m.d.sync += [r["words"].eq(r["words"] + 1), r["full"].eq(r["whole"])]
+        with m.If(r["free"] | self.reset):
             m.d.sync += [r["full"].eq(0), r["words"].eq(0)]
         return r
 
-    def _commands(
+    def _serve(
         self,
         m: Module,
         receiver: FrameReceiver,
+        sender: FrameSender,
         token: dict[str, Signal],
-        reply: Signal,
-        reply_word: Signal,
-        reply_valid: Signal,
-    ) -> None:
+        result: dict[str, Signal],
+    ) -> Signal:
+        """Commands one after the other: carried out, answered. Returns: one was refused (one cycle)."""
         header = receiver.header
         fetch = Signal(range(self._capacity + 1))  # the word asked for; receiver.word is the one before it
         beat = Signal(32 * BEAT_WORDS)
         lane = Signal(range(BEAT_WORDS + 1))
+        wait = Signal(range(max(self._patience, self.RESET_CYCLES)))
+        answered = Signal()  # ``reply`` is the answer to the command that came last
+        reply, reply_word = Signal(HEADER), Signal(32)
+        from_result = Signal()  # its payload is the result buffer
+        refused = Signal()
         m.d.comb += receiver.address.eq(fetch)
 
-        def answer(kind: Kind, words: int, word: object = 0) -> None:
+        def answer(kind: Kind, words: Value | int, word: Value | int = 0, of_result: int = 0) -> None:
             m.d.sync += [
                 reply.kind.eq(kind.value),
                 reply.tag.eq(header.tag),
                 reply.words.eq(words),
                 reply_word.eq(word),
-                reply_valid.eq(1),
+                from_result.eq(of_result),
+                answered.eq(1),
             ]
             m.d.comb += receiver.take.eq(1)
-            m.next = "IDLE"
+            m.next = "ANSWER"
 
         def refuse(error: Error) -> None:
+            m.d.comb += refused.eq(1)
             answer(Kind.REFUSED, 1, error.value)
 
-        def start(state: str, right_length: object) -> None:
+        def start(state: str, right_length: Value) -> None:
             with m.If(receiver.fits & right_length):
-                m.d.sync += fetch.eq(1)
                 m.next = state
             with m.Else():
                 refuse(Error.WRONG_LENGTH)
@@ -203,7 +209,18 @@ class Bridge(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [fetch.eq(0), lane.eq(0)]
-                with m.If(receiver.valid & ~reply_valid & (fetch == 0)):
+                with m.If(receiver.valid):
+                    m.next = "COMMAND"
+            with m.State("COMMAND"):
+                m.d.sync += [fetch.eq(1), wait.eq(self._patience - 1)]
+                with m.If(header.kind == Kind.RESET.value):
+                    m.d.sync += wait.eq(self.RESET_CYCLES - 1)
+                    start("RESET", header.words == 0)
+                with m.Elif(answered & (header.tag == reply.tag)):
+                    m.d.comb += receiver.take.eq(1)
+                    m.next = "ANSWER"
+                with m.Else():
+                    m.d.comb += result["free"].eq(answered & from_result)
                     with m.Switch(header.kind):
                         with m.Case(Kind.READ.value):
                             start("ADDRESS", header.words == 1)
@@ -212,12 +229,21 @@ class Bridge(wiring.Component):
                         with m.Case(Kind.WEIGHTS.value):
                             start("WEIGHTS", (header.words[:2] == 0) & (header.words != 0))
                         with m.Case(Kind.TOKEN.value):
-                            with m.If(token["full"] | token["done"]):
+                            with m.If(token["full"]):
                                 refuse(Error.BUSY)
                             with m.Else():
-                                start("TOKEN", header.words != 0)
+                                start("SIDE", header.words > 1)
+                        with m.Case(Kind.FETCH.value):
+                            m.d.sync += fetch.eq(0)
+                            start("FETCH", header.words == 0)
                         with m.Default():
                             refuse(Error.UNKNOWN_KIND)
+
+            with m.State("RESET"):
+                m.d.comb += self.reset.eq(1)
+                m.d.sync += wait.eq(wait - 1)
+                with m.If(wait == 0):
+                    answer(Kind.DONE, 1, self._capacity)
 
             with m.State("ADDRESS"):
                 m.d.sync += address.eq(receiver.word)
@@ -266,75 +292,46 @@ class Bridge(wiring.Component):
                     with m.If(self.s_axis_w_tlast):
                         answer(Kind.DONE, 0)
 
+            with m.State("SIDE"):
+                m.d.sync += [token["side"].eq(receiver.word), fetch.eq(fetch + 1)]
+                m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += [
-                    token["address"].eq(fetch - 1),
+                    token["address"].eq(fetch - 2),
                     token["data"].eq(receiver.word),
                     token["write"].eq(1),
+                    token["words"].eq(header.words - 1),
                 ]
                 m.d.sync += fetch.eq(fetch + 1)
                 with m.If(fetch == header.words):
-                    m.d.sync += token["tag"].eq(header.tag)
-                    m.d.comb += [token["words"].eq(header.words), token["start"].eq(1), receiver.take.eq(1)]
-                    m.next = "IDLE"
+                    m.d.comb += token["start"].eq(1)
+                    answer(Kind.DONE, 0)
 
-    def _answers(
-        self,
-        m: Module,
-        sender: FrameSender,
-        token: dict[str, Signal],
-        result: dict[str, Signal],
-        reply: Signal,
-        reply_word: Signal,
-        reply_valid: Signal,
-    ) -> None:
-        head = sender.header
-        word = sender.words
-        position, left = Signal.like(result["address"]), Signal(16)
-        fetched = Signal()
-        m.d.comb += result["address"].eq(position)
-        m.d.sync += fetched.eq(0)
-        with m.FSM():
-            with m.State("CHOOSE"):
-                m.d.sync += position.eq(0)
-                with m.If(reply_valid):
-                    m.next = "REPLY"
-                with m.Elif(token["done"]):
-                    m.next = "TOKEN"
-                with m.Elif(result["full"]):
-                    m.next = "RESULT"
-            with m.State("REPLY"):
-                m.d.comb += [head.payload.eq(reply), head.valid.eq(1)]
-                with m.If(head.ready):
-                    m.next = "REPLY_WORD"
-            with m.State("REPLY_WORD"):
-                m.d.comb += [word.payload.eq(reply_word), word.valid.eq(reply.words != 0)]
-                with m.If(word.ready | (reply.words == 0)):
-                    m.d.sync += reply_valid.eq(0)
-                    m.next = "CHOOSE"
-            with m.State("TOKEN"):
+            with m.State("FETCH"):
+                m.d.sync += wait.eq(wait - 1)
+                with m.If(result["full"]):
+                    answer(Kind.RESULT, result["words"], of_result=1)
+                with m.Elif(wait == 0):
+                    answer(Kind.DONE, 0)
+
+            with m.State("ANSWER"):
+                m.d.comb += [sender.header.payload.eq(reply), sender.header.valid.eq(1)]
+                m.d.sync += fetch.eq(0)
+                with m.If(sender.header.ready):
+                    m.next = "IDLE"
+                    with m.If(reply.words != 0):
+                        m.next = "LOOK_UP"
+            with m.State("LOOK_UP"):
+                m.next = "WORD"
+            with m.State("WORD"):
                 m.d.comb += [
-                    head.payload.kind.eq(Kind.DONE.value),
-                    head.payload.tag.eq(token["tag"]),
-                    head.valid.eq(1),
+                    sender.words.valid.eq(1),
+                    sender.words.payload.eq(Mux(from_result, result["data"], reply_word)),
                 ]
-                with m.If(head.ready):
-                    m.d.comb += token["told"].eq(1)
-                    m.next = "CHOOSE"
-            with m.State("RESULT"):
-                m.d.comb += [
-                    head.payload.kind.eq(Kind.RESULT.value),
-                    head.payload.words.eq(result["words"]),
-                    head.valid.eq(1),
-                ]
-                m.d.sync += left.eq(result["words"])
-                with m.If(head.ready):
-                    m.next = "RESULT_WORDS"
-            with m.State("RESULT_WORDS"):
-                m.d.sync += fetched.eq(1)
-                m.d.comb += [word.payload.eq(result["data"]), word.valid.eq(fetched)]
-                with m.If(fetched & word.ready):
-                    m.d.sync += [position.eq(position + 1), left.eq(left - 1), fetched.eq(0)]
-                    with m.If(left == 1):
-                        m.d.comb += result["done"].eq(1)
-                        m.next = "CHOOSE"
+                with m.If(sender.words.ready):
+                    m.d.sync += fetch.eq(fetch + 1)
+                    m.next = "LOOK_UP"
+                    with m.If(fetch == reply.words - 1):
+                        m.next = "IDLE"
+        m.d.comb += result["address"].eq(fetch)
+        return refused

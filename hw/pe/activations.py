@@ -1,4 +1,4 @@
-"""Activation buffer: quantised blocks, written an element at a time, read a whole block at a time."""
+"""Activation buffer: quantised blocks, written some elements at a time, read a whole block at a time."""
 
 from amaranth.hdl import Array, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -24,6 +24,7 @@ class ActivationBuffer(wiring.Component):
     banks : one is filled while another is read
     sets : names of the byte sets kept of every element, of "code8", "high", "low"
     columns : blocks read at a time; each column of the array has a copy of the memories
+    give : elements that come at a time
 
     Members
     -------
@@ -35,17 +36,20 @@ class ActivationBuffer(wiring.Component):
 
     LATENCY = 3
 
-    def __init__(self, *, blocks: int, banks: int, sets: tuple[str, ...], columns: int = 1) -> None:
+    def __init__(
+        self, *, blocks: int, banks: int, sets: tuple[str, ...], columns: int = 1, give: int = 1
+    ) -> None:
         if not sets or set(sets) - set(_SHIFTS):
             raise ValueError(f"sets must name some of {', '.join(_SHIFTS)}, not {sets}")
         self._blocks = blocks
         self._banks = banks
         self._sets = sets
         self._columns = columns
+        self._give = give
         self._block_bits = max(1, (blocks - 1).bit_length())
         super().__init__(
             {
-                "code": In(code_layout(blocks)),
+                "code": In(code_layout(blocks, give)),
                 "code_valid": In(1),
                 "write_bank": In(1),
                 "read_set": In(2),
@@ -72,7 +76,7 @@ class ActivationBuffer(wiring.Component):
         depth = self._banks << self._block_bits
         lane = Signal(BLOCK)
         read_set = Signal.like(self.read_set)
-        m.d.comb += lane.eq(self.code_valid << self.code.lane)
+        m.d.comb += lane.eq(self.code_valid.replicate(self._give) << self.code.lane)
         m.d.sync += read_set.eq(self.read_set)
 
         def address(bank: Value, block: Value) -> Signal:
@@ -93,7 +97,7 @@ class ActivationBuffer(wiring.Component):
             write, read = memory.write_port(granularity=8), memory.read_port()
             m.d.comb += [
                 write.addr.eq(write_address),
-                write.data.eq(self.code[name].as_unsigned().replicate(BLOCK)),
+                write.data.eq(self.code[name].as_value().replicate(BLOCK // self._give)),
                 write.en.eq(lane),
                 read.addr.eq(read_address),
                 read.en.eq(1),

@@ -9,6 +9,7 @@ from hw.pe.drain import Drain, PassInfo, row_layout
 from hw.pe.reduction import Reduction
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
+from hw.sharing import shared
 from sw_model.config import HardwareConfig
 from sw_model.formats import SHIFT_BITS
 
@@ -128,7 +129,9 @@ class PeArray(wiring.Component):
         ]
         for t in range(config.tiles):
             tile = Tile(config, self._words and self._words[t], self._scales and self._scales[t])
-            m.submodules[f"tile{t}"] = tile
+            # Tiles are alike but for the weights that they may wake up with.
+            baked = self._words is not None
+            m.submodules[f"tile{t}"] = tile if baked else shared(tile, "expertile_tile", platform)
             mine, column = self.load_tile == t, t % config.columns
             m.d.comb += [
                 tile.word_addr.eq(step.word),

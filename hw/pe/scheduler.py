@@ -1,10 +1,11 @@
 """Scheduler: the way of a token, as a sequence of passes on the array."""
 
-from amaranth.hdl import Array, C, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.host.registers import LAYER_WIDTHS
+from hw.numerics.quantiser import vectors_layout
 from hw.pe.contexts import CONTEXT
 from hw.pe.drain import Kind, PassInfo
 from hw.pe.sequencer import pass_layout
@@ -28,8 +29,9 @@ LAYER = data.StructLayout(LAYER_WIDTHS)
 
 
 class Scheduler(wiring.Component):
-    """Router; base expert's gate_up (while the routing weights are worked out); each chosen expert's gate_up;
-    then, when its h is quantised, each one's down. A token without any expert takes the gate's fallback: a
+    """Of a token: router; base expert's gate_up (while the routing weights are worked out); each chosen
+    expert's gate_up; then, when its h is quantised, each one's down. While h is quantised, the next token's
+    router and base gate_up are run, if it is there. A token without any expert takes the gate's fallback: a
     pass over the constants alone.
 
     Members
@@ -37,16 +39,18 @@ class Scheduler(wiring.Component):
     layer : the layer's registers (:data:`LAYER`)
     enable : take tokens
     x_ready, x_top : a quantised token waits in a bank; its largest exponent
-    x_bank, x_release : the bank in use; it may be filled again (one cycle)
+    x_bank : the bank of the token that is being routed, or will be next
+    x_release : that bank has been read, it may be filled again (one cycle)
     context_addr, context : to and from the :class:`~hw.pe.contexts.ContextTable`
     route, route_done, route_ack : from and to the :class:`~hw.router.router.Router`
-    h_vectors, h_known, h_alone : vectors that h will have; that number stands; it is the constants alone
+    h_vectors : stream of what the h of a token will be, as soon as it is known
     h_block_done, h_top : a block of h has been quantised (one cycle); the token's largest h exponent
-    o : stream of passes for the :class:`~hw.pe.array.PeArray`
+    h_release : all of a token's h has been read (one cycle)
+    o : stream of passes for the :class:`~hw.pe.array.PeArray`; ``o.ready`` says that the passes before have
+        read their activations
     expert_used : a routed expert is started (one cycle)
 
-    Throughput: passes follow each other without gaps where their data allows; the next token's router pass is
-    issued behind the last down pass.
+    Throughput: passes follow each other without gaps where their data allows.
     """
 
     def __init__(self, config: HardwareConfig) -> None:
@@ -58,17 +62,16 @@ class Scheduler(wiring.Component):
                 "x_ready": In(2),
                 "x_top": In(data.ArrayLayout(signed(TOP_BITS), 2)),
                 "x_bank": Out(1),
-                "x_release": Out(1),
+                "x_release": Out(2),
                 "context_addr": Out((config.max_experts).bit_length()),
                 "context": In(CONTEXT),
                 "route": In(route_layout(config)),
                 "route_done": In(1),
                 "route_ack": Out(1),
-                "h_vectors": Out(8),
-                "h_known": Out(1),
-                "h_alone": Out(1),
+                "h_vectors": Out(stream.Signature(vectors_layout())),
                 "h_block_done": In(1),
                 "h_top": In(signed(TOP_BITS)),
+                "h_release": Out(1),
                 "o": Out(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
                 "expert_used": Out(1),
             }
@@ -77,7 +80,6 @@ class Scheduler(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, layer = self._config, self.layer
-        job, info = self.o.payload.job, self.o.payload.info
 
         def flag(which: Flag) -> Value:
             return (layer.FLAGS & which).any()
@@ -85,152 +87,197 @@ class Scheduler(wiring.Component):
         def blocks(elements: Value, biased: Value) -> Value:
             return ((elements + (BLOCK - 1)) >> (BLOCK - 1).bit_length()) + biased
 
-        shared = flag(Flag.SHARED)
-        biased = flag(Flag.EXPERT_BIASED)
+        # What the registers come to; they are steady while a token is inside.
+        shared, biased = Signal(), Signal()
+        x_blocks, router_blocks = Signal(16), Signal(16)
+        h_blocks, shared_blocks = Signal(16), Signal(16)
+        router_rows = Signal(16)
+        m.d.sync += [
+            shared.eq(flag(Flag.SHARED)),
+            biased.eq(flag(Flag.EXPERT_BIASED)),
+            x_blocks.eq(blocks(layer.HIDDEN, flag(Flag.EXPERT_BIASED))),
+            router_blocks.eq(blocks(layer.HIDDEN, flag(Flag.ROUTER_BIASED))),
+            h_blocks.eq(blocks(layer.INTERMEDIATE, biased)),
+            shared_blocks.eq(blocks(layer.SHARED_INTERMEDIATE, biased)),
+            router_rows.eq(
+                layer.EXPERTS + flag(Flag.SHARED_GATED) + flag(Flag.DENSITY_ROW) + layer.DOMAIN_ROWS
+            ),
+        ]
+
+        # The token whose experts are run; the next one may be ahead with its router and base gate_up.
+        route = Signal(self.route.shape())
+        bank, ahead, opened = Signal(), Signal(), Signal()
         rank = Signal(range(config.max_top_k + 1))
-        count = self.route.chosen.count
-        last_rank = rank == count - 1
-        nobody = count == 0
-        expert = Array(self.route.chosen.expert[j] for j in range(config.max_top_k))[rank]
-        weight = Array(self.route.chosen.weight[j] for j in range(config.max_top_k))[rank]
-        base_context = config.max_experts
-        h_at, h_have = Signal(16), Signal(16)  # first block of the slot's h; blocks quantised so far
+        last_rank, nobody = rank == route.chosen.count - 1, route.chosen.count == 0
+        expert = Array(route.chosen.expert[j] for j in range(config.max_top_k))[rank]
+        weight = Array(route.chosen.weight[j] for j in range(config.max_top_k))[rank]
+        on_base, first = Signal(), Signal()  # the down pass is the base expert's, the token's first
+
+        # Blocks of h: the slot's first, those there, those that the slot needs, up to which.
+        h_at, h_have, h_need, h_end = Signal(16), Signal(16), Signal(16), Signal(16, init=1)
+        h_there = Signal()
+        m.d.comb += h_need.eq(Mux(~on_base, h_blocks, Mux(shared, shared_blocks, 1)))
+        m.d.sync += [h_end.eq(h_at + h_need), h_there.eq(h_have >= h_end)]
         with m.If(self.h_block_done):
             m.d.sync += h_have.eq(h_have + 1)
 
-        x_top = Mux(self.x_bank, self.x_top[1], self.x_top[0])
-        base8 = x_top - (config.activation_spread + ACT8_FRACTION + ROW_EXP_BIAS)
-        base16 = x_top - (config.router_spread + ACT16_FRACTION + ROW_EXP_BIAS)
-        base_h = self.h_top - (config.activation_spread + ACT8_FRACTION + ROW_EXP_BIAS)
+        # A pass is put into a register, and waits there for the array.
+        new = Signal(self.o.payload.shape())
+        job, info = new.job, new.info
+        free, put = Signal(), Signal()
+        last_use = data.StructLayout({"x": 2, "h": 1})  # the last pass that reads a bank of x; the token's h
+        use, waiting, running = Signal(last_use), Signal(last_use), Signal(last_use)
+        m.d.comb += [
+            free.eq(~self.o.valid | self.o.ready),
+            job.rows.eq(info.rows),
+            info.split.eq(job.split),
+        ]
+        m.d.sync += [
+            self.x_release.eq(Mux(self.o.ready, running.x, 0)),
+            self.h_release.eq(running.h & self.o.ready),
+        ]
+        with m.If(self.o.ready):
+            m.d.sync += [running.as_value().eq(Mux(self.o.valid, waiting.as_value(), 0)), self.o.valid.eq(0)]
+        with m.If(put):
+            m.d.sync += [self.o.payload.eq(new), waiting.eq(use), self.o.valid.eq(1)]
 
-        def gate_up(width: Value) -> list:
+        def base(top: Value, spread: int, fraction: int) -> Value:
+            return top - (spread + fraction + ROW_EXP_BIAS)
+
+        def gate_up(width: Value, of: Value) -> list:
             return [
-                self.o.valid.eq(1),
+                put.eq(free),
                 job.word.eq(self.context.gate_up.word),
                 job.scale.eq(self.context.gate_up.scale),
                 job.format.eq(self.context.gate_up.format),
                 job.split.eq(self.context.gate_up.split),
-                job.blocks.eq(blocks(layer.HIDDEN, biased)),
-                job.bank.eq(self.x_bank),
+                job.blocks.eq(x_blocks),
+                job.bank.eq(of),
                 info.kind.eq(Kind.GATE_UP),
                 info.rows.eq(width << 1),
-                info.base.eq(base8),
+                info.base.eq(base(x_top(of), config.activation_spread, ACT8_FRACTION)),
             ]
 
-        def down(width: Value, weight: Value, first: Value | int, final: Value | int) -> list:
-            return [
-                self.o.valid.eq(h_have >= h_at + blocks(width, biased)),
-                job.word.eq(self.context.down.word),
-                job.scale.eq(self.context.down.scale),
-                job.format.eq(self.context.down.format),
-                job.split.eq(self.context.down.split),
-                job.blocks.eq(blocks(width, biased)),
-                job.from_h.eq(1),
-                job.act.eq(h_at),
-                info.kind.eq(Kind.DOWN),
-                info.rows.eq(layer.HIDDEN),
-                info.base.eq(base_h),
-                info.weight.eq(weight),
-                info.first.eq(first),
-                info.final.eq(final),
-            ]
+        def x_top(of: Value) -> Value:
+            return Mux(of, self.x_top[1], self.x_top[0])
 
-        known = Signal()
-        done = Signal()
-        m.d.comb += [
-            job.rows.eq(info.rows),
-            info.split.eq(job.split),
-            self.context_addr.eq(expert),
-            self.h_known.eq(known),
-            self.h_alone.eq(known & nobody & ~shared & (h_have == 0)),
-            self.h_vectors.eq(Mux(nobody & ~shared, 1, count + shared)),
-            self.x_release.eq(done),
-            self.route_ack.eq(done),
-        ]
-        with m.If(done):
-            m.d.sync += [self.x_bank.eq(~self.x_bank), known.eq(0)]
-        issued = self.o.valid & self.o.ready
+        base_context = config.max_experts
+        m.d.comb += self.context_addr.eq(Mux(on_base, base_context, expert))
+        with m.If(self.h_vectors.ready):
+            m.d.sync += self.h_vectors.valid.eq(0)
+        used, next_one = Signal(2), Signal()  # banks that are not released yet
+        m.d.comb += next_one.eq(self.enable & (self.x_ready & ~used).bit_select(self.x_bank, 1))
+        m.d.sync += used.eq(used & ~self.x_release)
         with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += [h_have.eq(0), h_at.eq(0), rank.eq(0)]
-                with m.If(self.enable & self.x_ready.bit_select(self.x_bank, 1)):
+            with m.State("NEXT"):
+                with m.If(ahead):
+                    m.next = "ROUTE"
+                with m.Elif(next_one):
                     m.next = "ROUTER"
             with m.State("ROUTER"):
                 m.d.comb += [
-                    self.o.valid.eq(1),
+                    put.eq(free),
                     job.format.eq(ROUTER_FORMAT.code),
                     job.split.eq(layer.ROUTER_SPLIT),
-                    job.blocks.eq(blocks(layer.HIDDEN, flag(Flag.ROUTER_BIASED))),
+                    job.blocks.eq(router_blocks),
                     job.wide.eq(1),
                     job.bank.eq(self.x_bank),
                     info.kind.eq(Kind.ROUTER),
-                    info.rows.eq(
-                        layer.EXPERTS + flag(Flag.SHARED_GATED) + flag(Flag.DENSITY_ROW) + layer.DOMAIN_ROWS
-                    ),
-                    info.base.eq(base16),
+                    info.rows.eq(router_rows),
+                    info.base.eq(base(x_top(self.x_bank), config.router_spread, ACT16_FRACTION)),
                     self.context_addr.eq(base_context),
                 ]
-                with m.If(issued):
+                with m.If(put):
+                    m.d.sync += [ahead.eq(1), used.bit_select(self.x_bank, 1).eq(1)]
                     m.next = "ROUTE"
                     with m.If(shared):
                         m.next = "SHARED_UP"
+                    with m.Elif(opened):
+                        m.next = "DOWN_CONTEXT"
             with m.State("SHARED_UP"):
-                m.d.comb += gate_up(layer.SHARED_INTERMEDIATE)
-                m.d.comb += self.context_addr.eq(base_context)
-                with m.If(issued):
+                m.d.comb += [
+                    *gate_up(layer.SHARED_INTERMEDIATE, self.x_bank),
+                    self.context_addr.eq(base_context),
+                ]
+                with m.If(put):
                     m.next = "ROUTE"
+                    with m.If(opened):
+                        m.next = "DOWN_CONTEXT"
             with m.State("ROUTE"):
                 with m.If(self.route_done):
-                    m.d.sync += known.eq(1)
-                    m.next = "UP_CONTEXT"
-                    with m.If(nobody):
-                        m.next = "BASE_CONTEXT"
+                    m.d.comb += self.route_ack.eq(1)
+                    m.d.sync += [
+                        route.eq(self.route),
+                        bank.eq(self.x_bank),
+                        self.x_bank.eq(~self.x_bank),
+                        ahead.eq(0),
+                        opened.eq(1),
+                    ]
+                    m.next = "ROUTED"
+            with m.State("ROUTED"):
+                m.d.sync += [
+                    self.h_vectors.valid.eq(1),
+                    self.h_vectors.payload.count.eq(Mux(nobody & ~shared, 1, route.chosen.count + shared)),
+                    self.h_vectors.payload.alone.eq(nobody & ~shared),
+                    on_base.eq(shared | nobody),
+                    first.eq(1),
+                ]
+                m.next = "UP"
+                with m.If(nobody):
+                    m.next = "AHEAD"
             with m.State("UP_CONTEXT"):
+                m.d.comb += self.context_addr.eq(expert)
                 m.next = "UP"
             with m.State("UP"):
-                m.d.comb += [*gate_up(layer.INTERMEDIATE), job.routed.eq(1)]
-                with m.If(issued):
+                m.d.comb += [
+                    *gate_up(layer.INTERMEDIATE, bank),
+                    job.routed.eq(1),
+                    use.x.eq(last_rank << bank),
+                    self.context_addr.eq(expert),
+                ]
+                with m.If(put):
                     m.d.comb += self.expert_used.eq(1)
                     m.d.sync += rank.eq(rank + 1)
                     m.next = "UP_CONTEXT"
                     with m.If(last_rank):
                         m.d.sync += rank.eq(0)
-                        m.next = "DOWN_CONTEXT"
-                        with m.If(shared):
-                            m.next = "BASE_CONTEXT"
-            with m.State("BASE_CONTEXT"):
-                m.d.comb += self.context_addr.eq(base_context)
-                m.next = "SHARED_DOWN"
-                with m.If(~shared):
-                    m.next = "FALLBACK"
-            with m.State("SHARED_DOWN"):
-                m.d.comb += down(layer.SHARED_INTERMEDIATE, self.route.shared, 1, nobody)
-                m.d.comb += self.context_addr.eq(base_context)
-                with m.If(issued):
-                    m.d.sync += h_at.eq(h_at + blocks(layer.SHARED_INTERMEDIATE, biased))
-                    m.next = "DOWN_CONTEXT"
-                    with m.If(nobody):
-                        m.d.comb += done.eq(1)
-                        m.next = "IDLE"
-            with m.State("FALLBACK"):
-                m.d.comb += down(C(1), C(1 << PROB_FRACTION), 1, 1)
-                m.d.comb += [
-                    job.blocks.eq(1),
-                    self.o.valid.eq(h_have != 0),
-                    self.context_addr.eq(base_context),
-                ]
-                with m.If(issued):
-                    m.d.comb += done.eq(1)
-                    m.next = "IDLE"
+                        m.next = "AHEAD"
+            with m.State("AHEAD"):
+                with m.If(~ahead & next_one):
+                    m.next = "ROUTER"
+                with m.Elif(h_there):
+                    m.next = "DOWN"
             with m.State("DOWN_CONTEXT"):
                 m.next = "DOWN"
             with m.State("DOWN"):
-                m.d.comb += down(layer.INTERMEDIATE, weight, ~shared & (rank == 0), last_rank)
-                m.d.comb += job.routed.eq(1)
-                with m.If(issued):
-                    m.d.sync += [h_at.eq(h_at + blocks(layer.INTERMEDIATE, biased)), rank.eq(rank + 1)]
-                    m.next = "DOWN_CONTEXT"
-                    with m.If(last_rank):
-                        m.d.comb += done.eq(1)
-                        m.next = "IDLE"
+                final = nobody | (~on_base & last_rank)
+                m.d.comb += [
+                    put.eq(free & h_there),
+                    job.word.eq(self.context.down.word),
+                    job.scale.eq(self.context.down.scale),
+                    job.format.eq(self.context.down.format),
+                    job.split.eq(self.context.down.split),
+                    job.blocks.eq(h_need),
+                    job.from_h.eq(1),
+                    job.act.eq(h_at),
+                    job.routed.eq(~on_base),
+                    info.kind.eq(Kind.DOWN),
+                    info.rows.eq(layer.HIDDEN),
+                    info.base.eq(base(self.h_top, config.activation_spread, ACT8_FRACTION)),
+                    info.weight.eq(Mux(~on_base, weight, Mux(shared, route.shared, 1 << PROB_FRACTION))),
+                    info.first.eq(first),
+                    info.final.eq(final),
+                    use.h.eq(final),
+                    use.x.eq(nobody << bank),
+                ]
+                with m.If(put):
+                    m.d.sync += [h_at.eq(h_at + h_need), first.eq(0), on_base.eq(0)]
+                    with m.If(~on_base):
+                        m.d.sync += rank.eq(rank + 1)
+                    m.next = "SLOT"
+                    with m.If(final):
+                        m.d.sync += [h_have.eq(0), h_at.eq(0), rank.eq(0), opened.eq(0)]
+                        m.next = "NEXT"
+            with m.State("SLOT"):  # h_end follows
+                m.next = "DOWN_CONTEXT"
         return m

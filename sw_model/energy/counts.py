@@ -18,10 +18,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sw_model.formats import BLOCK, QuantisedMatrix
+from sw_model.formats import BLOCK, INT16, QuantisedMatrix, WeightFormat
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 
-__all__ = ["Counts", "weight_words", "work"]
+__all__ = ["Counts", "of_shape", "weight_words", "work"]
 
 X_BYTES = 3  # bytes kept of an element of x: INT8, and INT16 for the router
 
@@ -65,14 +65,18 @@ class Counts:
 _NAMES = tuple(f.name for f in fields(Counts))
 
 
-def _matrix(m: QuantisedMatrix, sets: int = 1) -> dict[str, int]:
-    cells = m.rows * m.blocks
+def _cells(cells: int, fmt: WeightFormat, sets: int = 1) -> dict[str, int]:
+    """Blocks of rows of a matrix, each read and multiplied ``sets`` times."""
     return {
         "macs": cells * BLOCK,
-        "word_reads": sets * cells * m.fmt.words,
-        "nibble_passes": sets * cells * m.fmt.macs,
+        "word_reads": sets * cells * fmt.words,
+        "nibble_passes": sets * cells * fmt.macs,
         "block_sums": sets * cells,
     }
+
+
+def _matrix(m: QuantisedMatrix, sets: int = 1) -> dict[str, int]:
+    return _cells(m.rows * m.blocks, m.fmt, sets)
 
 
 def _vector(*parts: dict[str, int]) -> np.ndarray:
@@ -114,6 +118,31 @@ def work(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray) -> Counts
         costs[:, _NAMES.index(routed)] = costs[:, _NAMES.index(of)]
     rows += (costs[experts] * kept[:, :, None]).sum(axis=1)
     return Counts(**dict(zip(_NAMES, rows.T, strict=True)))
+
+
+def of_shape(
+    hidden: int, width: int, experts: int, used: float, fmt: WeightFormat, shared: int = 0
+) -> dict[str, float]:
+    """A token's mean work by name, from the shape of a layer without biases alone.
+
+    hidden, width, shared : multiples of 32, of the tokens and of a routed and the shared expert (0: none)
+    used : routed experts a token
+    """
+    x_blocks, rows = hidden // BLOCK, experts + (shared > 0)
+
+    def expert(wide: int) -> np.ndarray:
+        cells = (2 * wide * hidden + hidden * wide) // BLOCK
+        return _vector(
+            _cells(cells, fmt), {"act_writes": wide // BLOCK, "activations": wide, "combine_rows": hidden}
+        )
+
+    head = {"tokens": 1, "act_writes": X_BYTES * x_blocks, "router_rows": rows}
+    total = _vector(_cells(rows * x_blocks, INT16, sets=2), head) + used * expert(width)
+    total = total + (expert(shared) if shared else 0)
+    one = dict(zip(_NAMES, expert(width), strict=True))
+    found = dict(zip(_NAMES, total.tolist(), strict=True))
+    routed = {"routed_reads": used * one["word_reads"], "routed_sums": used * one["block_sums"]}
+    return found | {"experts_used": used} | {k: float(v) for k, v in routed.items()}
 
 
 def weight_words(layer: QuantisedLayer | QuantisedExpert) -> tuple[int, int]:

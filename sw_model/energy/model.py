@@ -71,14 +71,16 @@ def _chosen(what: str, options: Mapping[str, Memory], size: str) -> Memory:
     return options[size]
 
 
-def energy(counts: Counts, tech: Technology, system: str, conditions: Conditions) -> dict[str, float]:
+def energy(
+    counts: Counts | Mapping[str, float], tech: Technology, system: str, conditions: Conditions
+) -> dict[str, float]:
     """pJ by component (:data:`MEMORY`, then :data:`COMPUTE`) of all tokens in ``counts`` together.
 
     Raises
     ------
     ExpertileError : a size or a place of sums that the technology has no number for
     """
-    n = counts.figures()
+    n: Mapping[str, float] = counts.figures() if isinstance(counts, Counts) else counts
     macro = _chosen("macro memory", tech.macro, conditions.macro or tech.macro_default)
     sram = _chosen("on-chip memory", tech.sram, conditions.sram or tech.sram_default)
     if conditions.sums not in tech.sums:
@@ -115,7 +117,12 @@ def total(parts: Mapping[str, float], *, compute: bool) -> float:
 
 
 def reduction(
-    counts: Counts, tech: Technology, baseline: str, conditions: Conditions, *, compute: bool = False
+    counts: Counts | Mapping[str, float],
+    tech: Technology,
+    baseline: str,
+    conditions: Conditions,
+    *,
+    compute: bool = False,
 ) -> float:
     """1 - E_cim / E_baseline."""
     ours, theirs = (total(energy(counts, tech, s, conditions), compute=compute) for s in ("cim", baseline))

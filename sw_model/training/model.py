@@ -112,8 +112,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden, config.hidden)
         self.o_proj = nn.Linear(config.hidden, config.hidden, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, H]; cos and sin [T, head]."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: "Past | None" = None) -> Tensor:
+        """x [B, T, H]; cos and sin [T, head]. With `past`, T is 1 unless `past` is empty."""
         batch, length, hidden = x.shape
 
         def split(z: Tensor) -> Tensor:
@@ -124,8 +124,28 @@ class Attention(nn.Module):
             return (z * cos + torch.cat((-high, low), dim=-1) * sin).to(z.dtype)
 
         q, k, v = rotate(split(self.q_proj(x))), rotate(split(self.k_proj(x))), split(self.v_proj(x))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if past is not None:
+            k, v = past.append(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
         return self.o_proj(y.transpose(1, 2).reshape(batch, length, hidden))
+
+
+class Past:
+    """Keys and values of the tokens so far, of one layer; room for `length` of them."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.used = length, 0
+        self.keys = self.values = torch.empty(0)
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep k and v [B, heads, T, head]; all that is kept."""
+        if not self.used:
+            self.keys = k.new_empty(*k.shape[:2], self.length, k.shape[-1])
+            self.values = torch.empty_like(self.keys)
+        now = slice(self.used, self.used + k.shape[2])
+        self.keys[:, :, now], self.values[:, :, now] = k, v
+        self.used = now.stop
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
 
 
 class MoE(nn.Module):
@@ -184,8 +204,8 @@ class Layer(nn.Module):
         self.moe = MoE(config)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin))
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        x = x + self.dropout(self.attention(self.attention_norm(x), cos, sin, past))
         y, balance = self.moe(self.moe_norm(x).flatten(0, 1))
         return x + self.dropout(y.view_as(x)), balance
 

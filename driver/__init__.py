@@ -1,0 +1,1 @@
+"""Host software: one way to use an accelerator, whatever it is connected by."""

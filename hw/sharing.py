@@ -1,0 +1,42 @@
+"""Components that are alike, as instances of one Verilog module: Amaranth writes each out on its own."""
+
+from amaranth.back import verilog
+from amaranth.hdl import ClockSignal, Instance, ResetSignal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+__all__ = ["Sharing", "shared"]
+
+
+class Sharing:
+    """Platform under which :func:`shared` components become instances.
+
+    Attributes
+    ----------
+    modules : Verilog by module name, of all that was shared
+    """
+
+    def __init__(self) -> None:
+        self.modules: dict[str, str] = {}
+
+    def instance(self, name: str, component: wiring.Component) -> Instance:
+        """``component`` as an instance of module ``name``, in the domain "sync"."""
+        if name not in self.modules:
+            self.modules[name] = verilog.convert(
+                component, name=name, emit_src=False, strip_internal_attrs=True
+            )
+        component._MustUse__used = True  # as far as Amaranth's warning goes: its module stands for it
+        ports = {
+            f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}": Value.cast(value)
+            for path, member, value in component.signature.flatten(component)
+        }
+        return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+
+
+def shared(component: wiring.Component, name: str, platform: object) -> wiring.Component | Instance:
+    """``component``, or under :class:`Sharing` an instance of module ``name``.
+
+    All components of a name must be alike, parameters and initial contents included, and use clock and reset
+    of one domain.
+    """
+    return platform.instance(name, component) if isinstance(platform, Sharing) else component

@@ -1,0 +1,58 @@
+"""The running estimate of energy: integer weights of the counters, as the hardware's registers hold them.
+
+    e = sum over events of weight * count  (+ the decoder's reads of keys and values)
+
+in units that a budget fixes. The energy model is linear in the counts, so the weights are the energies of one
+event each, rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from sw_model.energy.counts import Counts
+from sw_model.energy.model import Conditions, energy, total
+from sw_model.energy.table import Technology
+
+__all__ = ["EVENTS", "KEY_BITS", "Estimate", "estimate"]
+
+EVENTS = (
+    "word_reads",
+    "nibble_passes",
+    "block_sums",
+    "act_writes",
+    "router_rows",
+    "activations",
+    "combine_rows",
+)
+KEY_BITS = 8  # of an element of a key or a value, kept in memories like those that contexts are read from
+UNITS = 1 << 23  # of a budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """weights : of an event, by name, in ``unit`` pJ; bit : pJ of a bit of keys and values; budget : in
+    units"""
+
+    weights: dict[str, int]
+    unit: float
+    bit: float
+    budget: int
+
+    def of(self, work: Counts, key_bits: np.ndarray | int) -> np.ndarray:
+        """Units that the work took, ``key_bits`` read of keys and values included."""
+        moe = sum(weight * getattr(work, name) for name, weight in self.weights.items())
+        return np.asarray(moe + np.rint(np.asarray(key_bits) * (self.bit / self.unit)).astype(np.int64))
+
+
+def estimate(tech: Technology, conditions: Conditions, budget_nj: float) -> Estimate:
+    """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-23rd part."""
+    unit = 1000 * budget_nj / UNITS
+    weights = {}
+    for event in EVENTS:
+        one = Counts(**{f.name: np.array(int(f.name == event)) for f in fields(Counts)})
+        weights[event] = round(total(energy(one, tech, "cim", conditions), compute=True) / unit)
+    bit = tech.macro[conditions.macro or tech.macro_default].read
+    return Estimate(weights=weights, unit=unit, bit=bit, budget=UNITS)
