@@ -84,7 +84,7 @@ def _measure(engine: Engine, x: np.ndarray, pattern: str) -> dict[str, Any]:
         "nibble_macs_per_cycle": BLOCK * passes / busy,
         "macs_per_cycle": expected.stats.macs / busy,
         "peak_nibble_macs_per_cycle": BLOCK * engine.config.tiles,
-        "mac_utilisation": passes / (engine.config.tiles * busy),
+        "mac_utilisation": passes / (engine.config.tiles * engine.config.array_clock * busy),
         "simulated_tokens_per_s": len(x) / seconds,
         "simulated_cycles_per_s": cycles / seconds,
     }

@@ -194,7 +194,7 @@ def pack_words(codes: np.ndarray, fmt: WeightFormat, body: str = "dsp") -> np.nd
 
 
 def _planes(nibbles: np.ndarray) -> np.ndarray:
-    """Nibbles [..., BLOCK] by bit planes: nibble 8 k + g holds bit k of lanes 4 g .. 4 g + 3, see the word."""
+    """Nibbles [..., BLOCK] by bit planes: nibble 8 k + g holds bit k of lanes 4 g .. 4 g + 3 (see above)."""
     lanes = nibbles.reshape(*nibbles.shape[:-1], BLOCK // 4, 4)
     bits = np.stack([lanes >> k & 1 for k in range(NIBBLE)], axis=-3)
     last = bits[..., 3]
@@ -224,7 +224,9 @@ class _Placer:
         tiles, split = self.config.tiles, self.split
         if split is None:
             split = choose_split(m.rows, m.blocks, tiles, self.config.columns)
-        words = _shares(pack_words(m.codes, m.fmt, self.config.body), tiles, split).reshape(tiles, -1, WORD_LIMBS)
+        words = _shares(pack_words(m.codes, m.fmt, self.config.body), tiles, split).reshape(
+            tiles, -1, WORD_LIMBS
+        )
         scales = _shares(pack_scales(m), tiles, split)
         self.words.append(words)
         self.scales.append(scales)

@@ -192,7 +192,9 @@ class HardwareConfig:
     @property
     def nibble_shift_max(self) -> int:
         """The same for the sum of one nibble of each weight."""
-        expert = self.weight_spread + self.activation_spread + NIBBLE * (max(f.words for f in self.formats) - 1)
+        expert = (
+            self.weight_spread + self.activation_spread + NIBBLE * (max(f.words for f in self.formats) - 1)
+        )
         router = 2 * self.router_spread + ACT16_LOW_BITS + NIBBLE * (ROUTER_FORMAT.words - 1)
         return max(expert, router)
 

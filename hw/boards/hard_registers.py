@@ -81,8 +81,9 @@ class _Netlist:
 
 
 def use_hard_registers(module: dict[str, Any]) -> dict[str, int]:
-    """Move flip-flops into the blocks beside them, in a module of a Yosys JSON netlist; same function, but for
-    what they hold before the first clock.
+    """Move flip-flops into the blocks beside them, in a module of a Yosys JSON netlist.
+
+    The function stays the same, but for what they hold before the first clock.
 
     Returns how many ports have a register now: {"bram": .., "dsp": ..}.
     """

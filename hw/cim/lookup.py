@@ -1,4 +1,4 @@
-"""The compute-in-memory macro whose lanes look sums of activations up, bit plane by bit plane of the weights."""
+"""The compute-in-memory macro whose lanes look sums of activations up, for each bit plane of the weights."""
 
 from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import wiring

@@ -1,7 +1,9 @@
 """Activation tables: every signed sum of four activations, written once a block for all tiles."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from itertools import pairwise
+
 from amaranth.hdl import Array as Choice
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,8 +31,8 @@ class TableGenerator(wiring.Component):
 
         u[r] = floor((x3 +- x0 +- x1 +- x2) / 2)     r = 0 .. 7, bit i of r set: x_i is subtracted
 
-    All sums of a group are even or all are odd, so u and that parity say everything. Entries come in Gray code
-    order, one addition each.
+    All sums of a group are even or all are odd, so u and that parity say everything. Entries come in Gray
+    code order, one addition each.
 
     Members
     -------
@@ -62,7 +64,7 @@ class TableGenerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         gray = [n ^ n >> 1 for n in range(self.WRITES)]
-        turned = [(a ^ b).bit_length() - 1 for a, b in zip(gray, gray[1:], strict=False)] + [0]
+        turned = [(a ^ b).bit_length() - 1 for a, b in pairwise(gray)] + [0]
 
         # Which entry is in u now, and which x is added or subtracted for the next one.
         count, running = Signal(range(self.WRITES)), Signal()

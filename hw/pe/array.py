@@ -30,8 +30,8 @@ class PeArray(wiring.Component):
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
     act, act_shift : the blocks for ``step``, one a column, ``Tile.ACT_AT`` cycles later
     o : stream of rows (:func:`row_layout`)
-    active : every tile computes; ``reads``, ``computes``: of how many tiles that work on a block of the matrix
-        a word is read, a nibble is multiplied; ``routed``: for a routed expert
+    active : every tile computes; ``reads``, ``computes``: of how many tiles that work on a block of the
+        matrix a word is read, a nibble is multiplied; ``routed``: for a routed expert
     load : weight loading: tile, address, a word or a scale entry
 
     Latency: ``Tile.LATENCY`` + log2(columns) + 3 from a row's last word to its first result. Throughput: a

@@ -17,8 +17,8 @@ class Beats(wiring.Component):
 
     Parameters
     ----------
-    lanes : rows of a beat; ``tiles / lanes`` beats are a group. Behind the last row of a pass, the rest of its
-        group is dropped.
+    lanes : rows of a beat; ``tiles / lanes`` beats are a group. Behind the last row of a pass, the rest of
+        its group is dropped.
 
     Members
     -------

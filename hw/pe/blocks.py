@@ -107,7 +107,9 @@ class BlockSequencer(wiring.Component):
             ]
 
         stride = Signal.like(job.word)
-        last_block, last_set, step, finish = (Signal(name=n) for n in ("last_block", "last_set", "issue", "end"))
+        last_block, last_set, step, finish = (
+            Signal(name=n) for n in ("last_block", "last_set", "issue", "end")
+        )
         m.d.comb += [
             stride.eq(job.blocks << lanes),
             last_block.eq(block == job.blocks - 1),

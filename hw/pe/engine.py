@@ -8,6 +8,7 @@ from hw.cim.tables import TableGenerator
 from hw.pe.blocks import block_layout
 from hw.pe.drain import result_layout
 from hw.pe.lookup_tile import FETCH, LookupTile, control_layout
+from hw.sharing import shared
 from sw_model.config import HardwareConfig
 from sw_model.formats import NIBBLE
 
@@ -20,8 +21,8 @@ def lanes(config: HardwareConfig) -> int:
 
 
 class Engine(wiring.Component):
-    """For each block: its tables are written; then, step by step (a nibble of the weights each), every slot of
-    the chunk takes a cycle in every tile, one cycle later from tile to tile.
+    """For each block: its tables are written; then, step by step (a nibble of the weights each), every slot
+    of the chunk takes a cycle in every tile, one cycle later from tile to tile.
 
     The next block's tables are written, into the other bank, while a block is used. The chunk's last step
     starts when there is room for its rows among the finished ones. These leave on chains of tiles; tile
@@ -30,8 +31,8 @@ class Engine(wiring.Component):
     Members
     -------
     i : stream of blocks (:func:`~hw.pe.blocks.block_layout`)
-    o, o_valid : ``lanes`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first; to be
-        taken at once
+    o, o_valid : ``lanes`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first;
+        to be taken at once
     level : beats that wait behind ``o``; there is room for ``DEPTH``
     load_* : weight loading, in the domain "load"
 
@@ -80,7 +81,10 @@ class Engine(wiring.Component):
 
         # The block whose tables are written, then the one in use.
         head = self.i.payload
-        following, now = Signal(block_layout(config), reset_less=True), Signal(block_layout(config), reset_less=True)
+        following, now = (
+            Signal(block_layout(config), reset_less=True),
+            Signal(block_layout(config), reset_less=True),
+        )
         waiting, running = Signal(), Signal()
         settled, age = Signal(2), Signal(3)
         fill = Signal()  # bank of the next block
@@ -170,12 +174,12 @@ class Engine(wiring.Component):
             control.finish.eq(later(finish, at.ADD_AT)),
             control.table.eq(tables.write),
         ]
-        fetch, rows = self._tiles(m, control)
+        fetch, rows = self._tiles(m, control, platform)
         self._fetch(m, fetch, finish, swap, following, waiting & (age >= 6) & (~running | end), later)
         m.d.comb += self.o.eq(Cat(later(Value.cast(row), self._WAYS) for row in rows))
         return m
 
-    def _tiles(self, m: Module, control: Signal) -> tuple[Signal, list]:
+    def _tiles(self, m: Module, control: Signal, platform: object) -> tuple[Signal, list]:
         """The tiles in a row, and in chains for their rows; gives the chains' ends."""
         config = self._config
         n = lanes(config)
@@ -193,7 +197,10 @@ class Engine(wiring.Component):
                 t = k * n + j
                 before = tile
                 tile = LookupTile(config, self._words and self._words[t], self._scales and self._scales[t])
-                m.submodules[f"tile{t}"] = tile
+                # Tiles are alike but for the weights that they may wake up with.
+                baked = self._words is not None
+                module = tile if baked else shared(tile, "expertile_tile", platform, ("load",))
+                m.submodules[f"tile{t}"] = module
                 mine = self.load_tile == t
                 m.d.comb += [
                     tile.i.eq(control if before is None else before.o),

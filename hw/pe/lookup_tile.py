@@ -61,7 +61,8 @@ class LookupTile(wiring.Component):
     i_row, o_row : the row on its way; ``o_row`` comes with ``o_fetch``
     load_* : weight loading, in the domain "load"
 
-    Latency: a row may be fetched from t + ``ADD_AT`` + 2. Throughput: a word a cycle. Nothing rounds or saturates.
+    Latency: a row may be fetched from t + ``ADD_AT`` + 1. Throughput: a word a cycle. Nothing rounds or
+    saturates.
     """
 
     TABLE_AT = LookupMacro.TABLE_AT
@@ -141,9 +142,7 @@ class LookupTile(wiring.Component):
         packed = self.load_scale
         m.d.comb += [
             write.addr.eq(self.load_scale_addr),
-            write.data.eq(
-                Cat(packed[: MANT_BITS - 1 + shift_bits], packed[MANT_BITS - 1 + SHIFT_BITS :])
-            ),
+            write.data.eq(Cat(packed[: MANT_BITS - 1 + shift_bits], packed[MANT_BITS - 1 + SHIFT_BITS :])),
             write.en.eq(self.load_scale_en),
             read.addr.eq(now.scale),
             read.en.eq(1),
