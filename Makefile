@@ -42,8 +42,8 @@ registers: $(READY)  ## docs/registers.md, after a change of hw/host/registers.p
 fpga: $(READY)   ## bitstream and report for the ULX3S-85F
 	@$(BIN)/expertile fpga --board ulx3s_85f $(if $(CONFIG),--config $(CONFIG)) -o build/fpga
 
-bench: $(READY)   ## speed of a layer of the shipped model, build/bench.json and .md
-	@$(BIN)/expertile bench $(if $(CONFIG),--config $(CONFIG)) -o build
+bench: $(READY)   ## speed of the shipped model's layers (PRESET=base): build/bench.json and .md
+	@$(BIN)/expertile bench $(if $(or $(PRESET),$(CONFIG)),--config $(or $(PRESET),$(CONFIG))) -o build
 
 model: $(READY)  ## train models/base anew (needs the [train] extra: installs torch)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[train]'

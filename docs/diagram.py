@@ -29,7 +29,7 @@ BLOCKS = [
     ("sequencer", "hw/pe/sequencer.py", 3.0, 5.2, 2.3, 0.9, LOGIC),
     ("normalise", "hw/numerics/normalise.py", 6.2, 1.5, 2.3, 0.9, LOGIC),
     ("router, 3-level gate", "hw/router/router.py", 0.2, 1.5, 2.3, 0.9, LOGIC),
-    ("clamp, SwiGLU", "hw/pe/swiglu.py", 3.0, 1.5, 2.3, 0.9, LOGIC),
+    ("clamp, SwiGLU", "hw/pe/activate.py", 3.0, 1.5, 2.3, 0.9, LOGIC),
     ("weighted combine", "hw/pe/combine.py", 9.2, 1.5, 2.3, 0.9, LOGIC),
     ("round once", "hw/numerics/float32.py", 9.2, 0.1, 2.3, 0.9, LOGIC),
 ]

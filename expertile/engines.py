@@ -1,6 +1,7 @@
 """One MoE layer, or all of a model's, on the chosen engine, with every RTL result held against golden."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ from expertile.options import EngineName, FormatName
 from expertile.output import Mismatch, console
 from sw_model import golden, reference, reference_gate
 from sw_model.checkpoint import Checkpoint
+from sw_model.compiler import paging
 from sw_model.config import HardwareConfig
 from sw_model.energy.counts import Counts
 from sw_model.errors import ExpertileError
@@ -18,6 +20,7 @@ from sw_model.gate import Q_MAX, Decisions, Gate, SideBand
 from sw_model.gate_file import GateFile
 from sw_model.model_gate import LEVELS
 from sw_model.moe import MoELayer
+from sw_model.pages import PageTable
 from sw_model.quantised import ExpertFormats, check_gate, quantise
 from sw_model.scale_search import Importance
 
@@ -27,7 +30,7 @@ __all__ = ["LayerEngine", "LayerResult", "ModelEngine", "Tally"]
 @dataclass(kw_only=True)
 class Tally:
     """Work done, summed over calls. Cycles stay 0 unless an RTL engine counted them, ``gated`` and what
-    follows it unless there is a gate."""
+    follows it unless there is a gate, pages unless experts are loaded on demand."""
 
     calls: int = 0
     tokens: int = 0
@@ -42,6 +45,9 @@ class Tally:
     cycles: int = 0
     passes: int = 0
     pass_slots: int = 0
+    page_hits: int = 0
+    page_misses: int = 0
+    page_stalls: int = 0
 
     def add(self, other: "Tally") -> None:
         """Add ``other`` to this one."""
@@ -68,6 +74,17 @@ class Tally:
             "cycles_per_token": self.cycles / self.tokens if self.cycles else None,
             "macs": self.macs or None,
             "mac_utilisation": self.passes / self.pass_slots if self.pass_slots else None,
+            **self._page_figures(),
+        }
+
+    def _page_figures(self) -> dict[str, Any]:
+        used = self.page_hits + self.page_misses
+        if not used:
+            return {}
+        return {
+            "page_hit_rate": self.page_hits / used,
+            "pages_loaded": self.page_misses,
+            "page_stall_cycles": self.page_stalls if self.cycles else None,
         }
 
 
@@ -98,7 +115,7 @@ class LayerEngine:
     importance
         From calibration, for the quantiser's search of scales.
     gate : Gate or None
-        The three-level gate.
+        The three-level gate; it is told which experts are on chip when a call begins.
     stalls, seed
         Random stalls on every stream of an RTL engine.
 
@@ -127,8 +144,12 @@ class LayerEngine:
         self._config = config
         self._gate = gate
         self._quantised = None
+        self._pages: PageTable | None = None
         if engine is not EngineName.reference:
             self._quantised = quantise(layer, formats, config, importance, gate)
+            with suppress(ExpertileError):  # golden alone computes it anyhow; the others say what is missing
+                slots = paging(self._quantised, config)["PAGE_SLOTS"]
+                self._pages = PageTable(slots) if slots else None
         elif gate is not None:
             check_gate(gate, layer, config)
         self._rtl: Any = None
@@ -151,7 +172,10 @@ class LayerEngine:
         tally = Tally(calls=1, tokens=len(x))
         if self._quantised is None:
             return self._float(x, side, tally)
-        want = golden.run(self._quantised, x, self._config, side)
+        resident = None if self._pages is None else self._pages.mask(self.layer.n_experts)
+        want = golden.run(self._quantised, x, self._config, side, resident)
+        if self._pages is not None:
+            tally.page_hits, tally.page_misses = self._pages.count(want)
         tally.experts_used, tally.macs = want.stats.experts_used, want.stats.macs
         tally.decided(want.decisions)
         y = want.y
@@ -160,12 +184,14 @@ class LayerEngine:
                 got = self._rtl.run(x) if self._gate is None else self._rtl.run(x, side)
             except RuntimeError as error:  # it hung, or broke the rules of a port
                 raise Mismatch(f"{self._name}: {self._engine.value}: {error}") from error
-            self._compare(want, got)
+            self._compare(want, got, tally)
             y = got.y
             tally.experts_used = got.counters["EXPERTS_USED"]
             tally.cycles = got.counters["BUSY_CYCLES"]
             tally.passes = got.counters["NIBBLE_PASSES"]
-            tally.pass_slots = self._config.tiles * tally.cycles
+            tally.pass_slots = self._config.tiles * self._config.array_clock * tally.cycles
+            if self._pages is not None:
+                tally.page_stalls = got.counters["PAGE_STALL_CYCLES"]
         return LayerResult(
             y=y, experts=want.experts, decisions=want.decisions, tally=tally, work=want.work.total()
         )
@@ -192,7 +218,7 @@ class LayerEngine:
         y = exact.y.astype(np.float32)
         return LayerResult(y=y, experts=exact.experts, decisions=decisions, tally=tally)
 
-    def _compare(self, want: golden.Result, got: Any) -> None:
+    def _compare(self, want: golden.Result, got: Any, tally: Tally) -> None:
         what = f"{self._name}: {self._engine.value} and golden differ"
         if got.y.shape != want.y.shape:
             raise Mismatch(f"{what}: {list(got.y.shape)} numbers came out, not {list(want.y.shape)}")
@@ -206,11 +232,14 @@ class LayerEngine:
         if got.experts is not None and not np.array_equal(got.experts, want.experts):
             token = int(np.argwhere((got.experts != want.experts).any(axis=1))[0][0])
             raise Mismatch(f"{what} in the experts of token {token}")
+        counts = {}
         if want.decisions is not None:
-            counts = want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
-            for name, count in counts.items():
-                if got.counters[name] != count:
-                    raise Mismatch(f"{what} in counter {name}: {got.counters[name]}, not {count}")
+            counts |= want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
+        if self._pages is not None:
+            counts |= {"PAGE_HITS": tally.page_hits, "PAGE_MISSES": tally.page_misses}
+        for name, count in counts.items():
+            if got.counters[name] != count:
+                raise Mismatch(f"{what} in counter {name}: {got.counters[name]}, not {count}")
 
     def close(self) -> None:
         """Release the simulator."""

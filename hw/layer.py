@@ -1,7 +1,7 @@
 """The MoE layer: reads as the block diagram.
 
 x ─▶ x_quantiser ─▶ x_buffer ─┐                       ┌─▶ router ─▶ scheduler, contexts ─▶ (passes)
-                                  ├─▶ array ─▶ normalise ─┴─▶ clamp ─▶ swiglu ─▶ h_quantiser ─▶ h_buffer
+                                  ├─▶ array ─▶ normalise ─┴─▶ activate ─▶ h_quantiser ─▶ h_buffer
                         h_buffer ─┘     └─▶ combine ─▶ y
 """
 
@@ -13,22 +13,26 @@ from amaranth.lib.wiring import In, Out
 from hw.numerics.float32 import unpack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
+from hw.numerics.scaled import SCALED
+from hw.pe.activate import Activate, numbers_layout
 from hw.pe.activations import ActivationBuffer
 from hw.pe.array import PeArray
-from hw.pe.clamp import Clamp
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
 from hw.pe.lookup_array import LookupArray
+from hw.pe.paging import LOCATION, REQUEST, Paging
 from hw.pe.scheduler import LAYER, Scheduler
-from hw.pe.swiglu import SwiGlu
+from hw.pe.serialiser import Serialiser
 from hw.router.gate import SIDE
 from hw.router.router import Router
-from sw_model.compiler import Flag, Image
+from hw.skid import Skid
+from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
+from sw_model.image import Image
 from sw_model.moe import Activation
 
 __all__ = ["TOKEN", "MoELayer"]
@@ -49,6 +53,7 @@ _GATE_REGISTERS = {
     "cap": "CAP",
 }
 _EVENTS = ("active", "reads", "computes", "routed")
+_PAGE_EVENTS = ("page_hit", "page_miss", "page_stall")
 
 
 def _integers(limbs: np.ndarray) -> list[int]:
@@ -72,8 +77,10 @@ class MoELayer(wiring.Component):
     discard : with an element of x: its token is forgotten
     side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
-    busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty,
-        token_done : events for the counters
+    page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
+        :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
+    busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty, token_done, page_hit,
+        page_miss, page_stall : events for the counters
 
     The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
@@ -107,6 +114,14 @@ class MoELayer(wiring.Component):
                 "removed_valid": Out(1),
                 "empty": Out(1),
                 "token_done": Out(1),
+                "page_flush": In(1),
+                "page_request": Out(stream.Signature(REQUEST)),
+                "page": In(12),
+                "page_locate": In(1),
+                "page_located": Out(1),
+                "page_location": Out(LOCATION),
+                "page_done": In(1),
+                **{name: Out(1) for name in _PAGE_EVENTS},
             }
         )
 
@@ -120,30 +135,34 @@ class MoELayer(wiring.Component):
         x_blocks = config.max_hidden // BLOCK
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
+        lanes = config.drain
         m.submodules.x_quantiser = x_quantiser = BlockQuantiser(
             blocks=x_blocks,
             spread=config.activation_spread,
             router_spread=config.router_spread,
             floor=-126,
+            give=lanes,
             user=SIDE.size,
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns, give=lanes
         )
         m.submodules.array = array = self._array
-        m.submodules.normalise = normalise = Normalise(config.acc_bits, user=3)
+        m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
         m.submodules.router = router = self._router
         m.submodules.contexts = contexts = self._contexts
-        m.submodules.clamp = clamp = Clamp(user=1)
-        m.submodules.swiglu = swiglu = SwiGlu(user=1)
+        m.submodules.activate = activate = Activate(lanes)
+        m.submodules.h_skid = h_skid = Skid(numbers_layout(activate.lanes))
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks,
             spread=config.activation_spread,
             router_spread=config.router_spread,
+            take=activate.lanes,
+            give=lanes,
             ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
-            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns
+            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns, give=lanes
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
@@ -208,26 +227,38 @@ class MoELayer(wiring.Component):
             *[getattr(router, f"load_{t}_en").eq(getattr(self, f"load_{t}_en")) for t in _ROUTER_TABLES],
         ]
 
-        # Rows: down passes to the combine, all others to numbers, and those to the router or to SwiGLU.
-        row, info = array.o.payload, array.o.payload.info
+        # Rows: down passes to the combine, all others to numbers, and those to the router or the activation.
+        beat, info = array.o.payload, array.o.payload.info
         is_down = info.kind == Kind.DOWN
         m.d.comb += [
-            combine.i.payload.eq(row),
+            combine.i.payload.eq(beat),
             combine.i.valid.eq(array.o.valid & is_down),
             combine.down_base.eq(layer.DOWN_BASE),
-            normalise.i.payload.value.eq(row.acc),
-            normalise.i.payload.exp.eq(info.base + row.row_exp),
-            normalise.i.payload.user.eq(Cat(row.last, info.kind)),
-            normalise.i.valid.eq(array.o.valid & ~is_down),
-            array.o.ready.eq(Mux(is_down, combine.i.ready, normalise.i.ready)),
         ]
-        number = normalise.o.payload.number
-        last, kind = normalise.o.payload.user[0], normalise.o.payload.user[1:]
-        is_router = kind == Kind.ROUTER.value
+        tag = data.StructLayout({"last": 1, "kind": 2, "count": range(lanes + 1)})
+        normalise = [Normalise(config.acc_bits, user=tag.size) for _ in range(lanes)]  # in step
+        for lane, one in enumerate(normalise):
+            m.submodules[f"normalise{lane}"] = one
+            m.d.comb += [
+                one.i.payload.value.eq(beat.rows[lane].acc),
+                one.i.payload.exp.eq(info.base + beat.rows[lane].row_exp),
+                one.i.payload.user.eq(Cat(beat.last, info.kind, beat.count)),
+                one.i.valid.eq(array.o.valid & ~is_down),
+                serialiser.i.payload["items"][lane].eq(one.o.payload.number),
+                activate.i.payload.numbers[lane].eq(one.o.payload.number),
+            ]
+        first, user = normalise[0], data.View(tag, normalise[0].o.payload.user)
+        is_router = user.kind == Kind.ROUTER.value
         m.d.comb += [
-            router.i.payload.number.eq(number),
-            router.i.payload.last.eq(last),
-            router.i.valid.eq(normalise.o.valid & is_router),
+            array.o.ready.eq(Mux(is_down, combine.i.ready, first.i.ready)),
+            *[one.o.ready.eq(Mux(is_router, serialiser.i.ready, activate.i.ready)) for one in normalise],
+            serialiser.i.payload.count.eq(user.count),
+            serialiser.i.payload.last.eq(user.last),
+            serialiser.i.valid.eq(first.o.valid & is_router),
+            serialiser.o.ready.eq(1),
+            router.i.payload.number.eq(serialiser.o.payload.item),
+            router.i.payload.last.eq(serialiser.o.payload.last),
+            router.i.valid.eq(serialiser.o.valid),
             router.rule.experts.eq(layer.EXPERTS),
             router.rule.top_k.eq(layer.TOP_K),
             router.rule.groups.eq(layer.GROUPS),
@@ -242,20 +273,20 @@ class MoELayer(wiring.Component):
             *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
-            scheduler.route.eq(router.route),
-            scheduler.route_done.eq(router.done),
+            scheduler.route.shared.eq(router.route.shared),
             router.ack.eq(scheduler.route_ack),
-            clamp.i.payload.number.eq(number),
-            clamp.i.payload.user.eq(last),
-            clamp.i.valid.eq(normalise.o.valid & ~is_router),
-            clamp.enable.eq(flag(Flag.CLAMPED)),
-            *[clamp.limit[k].eq(v) for k, v in unpack(layer.LIMIT).items()],
-            normalise.o.ready.eq(is_router | clamp.i.ready),
-            swiglu.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
+            activate.i.payload.count.eq(user.count),
+            activate.i.payload.last.eq(user.last),
+            activate.i.valid.eq(first.o.valid & ~is_router),
+            activate.clamped.eq(flag(Flag.CLAMPED)),
+            *[activate.limit[k].eq(v) for k, v in unpack(layer.LIMIT).items()],
+            activate.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
         ]
-        wiring.connect(m, clamp.o, swiglu.i)
+        self._page(m, router, scheduler)
 
         # h: collected over all experts of the token, then quantised on one LSB.
+        wiring.connect(m, activate.o, h_skid.i)
+        wiring.connect(m, h_skid.o, h_quantiser.i)
         wiring.connect(m, scheduler.h_vectors, h_quantiser.vectors)
         h_full = Signal()
         with m.If(scheduler.h_release):
@@ -263,16 +294,11 @@ class MoELayer(wiring.Component):
         with m.If(h_quantiser.done):
             m.d.sync += h_full.eq(1)
         m.d.comb += [
-            h_quantiser.i.payload.numbers[0].eq(swiglu.o.payload.number),
-            h_quantiser.i.payload.count.eq(1),
-            h_quantiser.i.payload.last.eq(swiglu.o.payload.user),
-            h_quantiser.i.valid.eq(swiglu.o.valid),
-            swiglu.o.ready.eq(h_quantiser.i.ready),
             h_quantiser.constants.eq(flag(Flag.EXPERT_BIASED)),
             h_quantiser.grant.eq(~h_full),
             h_buffer.code.eq(h_quantiser.code),
             h_buffer.code_valid.eq(h_quantiser.code_valid),
-            scheduler.h_block_done.eq(h_quantiser.code_valid & h_quantiser.code.lane.all()),
+            scheduler.h_block_done.eq(h_quantiser.code_valid & (h_quantiser.code.lane == BLOCK - lanes)),
             scheduler.h_top.eq(h_quantiser.token_top),
         ]
 
@@ -296,3 +322,46 @@ class MoELayer(wiring.Component):
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]
         return m
+
+    def _page(self, m: Module, router: Router, scheduler: Scheduler) -> None:
+        """The route on its way to the scheduler, by way of the pages where the design has them."""
+        layer, row = self.layer, self._array.o
+        if not self._config.page_slots:
+            m.d.comb += [
+                scheduler.route.chosen.eq(router.route.chosen),
+                scheduler.route_done.eq(router.done),
+                scheduler.here.eq(~0),
+                self.page_located.eq(1),
+            ]
+            return
+        m.submodules.paging = paging = Paging(self._config)
+        wiring.connect(m, paging.request, wiring.flipped(self.page_request))
+        m.d.comb += [
+            paging.slots.eq(layer.PAGE_SLOTS),
+            paging.slot_words.eq(layer.PAGE_WORDS),
+            paging.slot_scales.eq(layer.PAGE_SCALES),
+            paging.base_words.eq(layer.PAGE_WORD_BASE),
+            paging.base_scales.eq(layer.PAGE_SCALE_BASE),
+            paging.flush.eq(self.page_flush),
+            paging.i.eq(router.route.chosen),
+            paging.i_done.eq(router.done),
+            paging.ack.eq(scheduler.route_ack),
+            scheduler.route.chosen.eq(paging.o),
+            scheduler.route_done.eq(paging.o_done),
+            scheduler.here.eq(paging.here),
+            paging.release.eq(
+                row.valid
+                & row.ready
+                & row.payload.last
+                & (row.payload.info.kind == Kind.DOWN)
+                & row.payload.info.final
+            ),
+            paging.page.eq(self.page),
+            paging.locate.eq(self.page_locate),
+            paging.page_done.eq(self.page_done),
+            self.page_located.eq(paging.located),
+            self.page_location.eq(paging.location),
+            self.page_hit.eq(paging.hit),
+            self.page_miss.eq(paging.miss),
+            self.page_stall.eq(scheduler.waits & self._array.i.ready),
+        ]

@@ -12,8 +12,8 @@ from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
 from hw.pe.lookup_array import ARRAY_DOMAIN
 from hw.router.gate import SIDE
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
 
 __all__ = ["PORTS", "Top", "ports"]
 
@@ -37,6 +37,7 @@ PORTS = {
     "s_axis_x_tuser": In(SIDE.size),
     **_axis("s_axis_w", 128, In),
     **_axis("m_axis_y", 32, Out),
+    **_axis("m_axis_page", 32, Out),
 }
 
 
@@ -62,6 +63,7 @@ class Top(wiring.Component):
     s_axis_x_*, m_axis_y_* : tokens, a binary32 element a beat, tlast at the end of a token; s_axis_x_tuser
         with the first beat: information [7:0], domain tag [14:8], tagged [15] (:data:`hw.router.gate.SIDE`)
     s_axis_w_* : weight packets, see :class:`hw.host.weights.WeightLoader`
+    m_axis_page_* : requests for pages, a beat each: expert [15:0], the slot that it will fill [31:16]
     """
 
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
@@ -82,7 +84,7 @@ class Top(wiring.Component):
         reset = {} if self._image is None else {**self._image.registers, "CONTROL": 1}
         m.submodules.registers = registers = RegisterFile(reset)
         m.submodules.tokens = tokens = TokenInput()
-        m.submodules.weights = weights = WeightLoader()
+        m.submodules.weights = weights = WeightLoader(self._config)
         m.submodules.core = core = MoELayer(self._config, self._image)
 
         for name, member in SIGNALS.items():
@@ -114,6 +116,18 @@ class Top(wiring.Component):
             core.load_costs_en.eq(weights.costs_en),
             core.load_domains_en.eq(weights.domains_en),
             core.load_resident_en.eq(weights.resident_en),
+            core.page_flush.eq(registers.pulse_flush_pages),
+            core.page.eq(weights.page),
+            core.page_locate.eq(weights.locate),
+            core.page_done.eq(weights.page_done),
+            weights.located.eq(core.page_located),
+            weights.location.eq(core.page_location),
+            weights.page_words.eq(registers.rw_PAGE_WORDS),
+            weights.page_scales.eq(registers.rw_PAGE_SCALES),
+            self.m_axis_page_tdata.eq(core.page_request.payload),
+            self.m_axis_page_tvalid.eq(core.page_request.valid),
+            self.m_axis_page_tlast.eq(1),
+            core.page_request.ready.eq(self.m_axis_page_tready),
         ]
         # Tokens enter only while the core is enabled.
         m.d.comb += [
@@ -122,10 +136,17 @@ class Top(wiring.Component):
             core.x.valid.eq(tokens.o.valid & core.enable),
             tokens.o.ready.eq(core.x.ready & core.enable),
         ]
-        self._count(m, registers, tokens, core)
+        self._count(m, registers, tokens, weights, core)
         return m
 
-    def _count(self, m: Module, registers: RegisterFile, tokens: TokenInput, core: MoELayer) -> None:
+    def _count(
+        self,
+        m: Module,
+        registers: RegisterFile,
+        tokens: TokenInput,
+        weights: WeightLoader,
+        core: MoELayer,
+    ) -> None:
         clear = registers.pulse_clear_counters
         events = {
             "CYCLES": 1,
@@ -144,6 +165,10 @@ class Top(wiring.Component):
             "ROUTED_CYCLES": Mux(core.routed, core.active, 0),
             "ROUTED_READS": Mux(core.routed, core.reads, 0),
             "NIBBLE_PASSES": core.computes,
+            "PAGE_HITS": core.page_hit,
+            "PAGE_MISSES": core.page_miss,
+            "PAGE_STALL_CYCLES": core.page_stall,
+            "WORDS_LOADED": weights.words_en,
         }
         for name in COUNTERS:
             counter = Signal(32, name=name.lower())
@@ -151,9 +176,6 @@ class Top(wiring.Component):
             with m.If(clear):
                 m.d.sync += counter.eq(0)
             m.d.comb += getattr(registers, f"ro_{name}").eq(counter)
-        length_error = Signal()
-        with m.If(clear):
-            m.d.sync += length_error.eq(0)
-        with m.If(tokens.length_error):
-            m.d.sync += length_error.eq(1)
-        m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, length_error))
+        flags = Signal(2)  # a token's length; a weight packet
+        m.d.sync += flags.eq(Mux(clear, 0, flags) | Cat(tokens.length_error, weights.error))
+        m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, flags))

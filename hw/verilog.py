@@ -12,8 +12,8 @@ from amaranth.lib.wiring import In
 from hw.host.registers import REGISTERS
 from hw.sharing import Sharing
 from hw.top import Top, ports
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
 
 __all__ = ["MODULE", "array_clock", "describe", "generate"]
 

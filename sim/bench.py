@@ -1,10 +1,9 @@
-"""How fast one MoE layer of the shipped model runs on generated hardware, and how fast that is simulated."""
+"""How fast the MoE layers of the shipped model run on generated hardware, and how fast that is simulated."""
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,14 @@ from sw_model.config import HardwareConfig, load_config
 from sw_model.decoder import layer_inputs
 from sw_model.errors import ExpertileError
 from sw_model.evaluation import read_texts
+from sw_model.footprint import misfit
 from sw_model.formats import BLOCK, EXPERT_FORMATS
 from sw_model.gate import Q_MIN
 from sw_model.gate_file import GateFile
+from sw_model.moe import Expert, MoELayer, RouterRule
 from sw_model.quantised import quantise
 
-__all__ = ["heldout_inputs", "heldout_texts", "run", "run_gate", "write"]
-
-_FPGA = ("fmax_mhz", "lut", "ff", "bram", "dsp")
-_COLUMNS = (
-    "format",
-    "pattern",
-    "tokens",
-    "cycles_per_token",
-    "macs_per_cycle",
-    "mac_utilisation",
-    "simulated_tokens_per_s",
-    "simulated_cycles_per_s",
-)
+__all__ = ["heldout_inputs", "heldout_texts", "run", "run_gate"]
 
 
 def heldout_texts(checkpoint: Checkpoint, tokens: int) -> list[bytes]:
@@ -63,58 +52,101 @@ def heldout_inputs(checkpoint: Checkpoint, tokens: int) -> dict[int, np.ndarray]
     return inputs
 
 
-def _measure(engine: Engine, x: np.ndarray, pattern: str) -> dict[str, Any]:
-    """Counters of ``x`` in one stream, or token by token with the core empty in between."""
-    pieces = [x] if pattern == "stream" else np.split(x, len(x))
-    expected = golden.run(engine.layer, x, engine.config)
-    start, cycle = time.perf_counter(), engine.core.cycle
-    results = [engine.run(piece) for piece in pieces]
-    seconds, cycles = time.perf_counter() - start, engine.core.cycle - cycle
-    y = np.concatenate([r.y for r in results])
-    if not np.array_equal(y.view(np.uint32), expected.y.view(np.uint32)):
-        raise RuntimeError("the hardware differs from the golden model")
-    busy, passes = (sum(r.counters[name] for r in results) for name in ("BUSY_CYCLES", "NIBBLE_PASSES"))
-    return {
-        "config": engine.config.name,
-        "format": engine.layer.experts[0].down.fmt.name,
-        "pattern": pattern,
-        "tokens": len(x),
-        "cycles_per_token": busy / len(x),
-        # Nibble products a cycle; a product of wider elements takes several.
-        "nibble_macs_per_cycle": BLOCK * passes / busy,
-        "macs_per_cycle": expected.stats.macs / busy,
-        "peak_nibble_macs_per_cycle": BLOCK * engine.config.tiles,
-        "mac_utilisation": passes / (engine.config.tiles * engine.config.array_clock * busy),
-        "simulated_tokens_per_s": len(x) / seconds,
-        "simulated_cycles_per_s": cycles / seconds,
-    }
+@dataclass
+class _Sums:
+    """Counters of one format and pattern, over all layers."""
+
+    tokens: int = 0
+    busy: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+    cycles: int = 0
+
+    def add(self, engine: Engine, x: np.ndarray, *, stream: bool) -> None:
+        """Run ``x`` in one stream, or token by token with the core empty in between."""
+        pieces = [x] if stream else np.split(x, len(x))
+        expected = golden.run(engine.layer, x, engine.config)
+        start, cycle = time.perf_counter(), engine.core.cycle
+        results = [engine.run(piece) for piece in pieces]
+        self.seconds += time.perf_counter() - start
+        self.cycles += engine.core.cycle - cycle
+        y = np.concatenate([r.y for r in results])
+        if not np.array_equal(y.view(np.uint32), expected.y.view(np.uint32)):
+            raise RuntimeError("the hardware differs from the golden model")
+        self.tokens += len(x)
+        self.busy += sum(r.counters["BUSY_CYCLES"] for r in results)
+        self.passes += sum(r.counters["NIBBLE_PASSES"] for r in results)
+
+
+def _stand_in(config: HardwareConfig, tokens: int) -> tuple[MoELayer, np.ndarray]:
+    """A random layer that fills the maxima, for configurations that the shipped model is too large for."""
+    rng = np.random.default_rng(1)
+    hidden, widest = config.max_hidden, config.max_intermediate
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        return (rng.standard_normal((rows, columns)) * columns**-0.5).astype(np.float32)
+
+    def expert(width: int) -> Expert:
+        return Expert(gate=matrix(width, hidden), up=matrix(width, hidden), down=matrix(hidden, width))
+
+    layer = MoELayer(
+        router=4 * matrix(config.max_experts, hidden),
+        rule=RouterRule(top_k=min(2, config.max_top_k), renormalise=True),
+        experts=tuple(expert(-(-widest // 2 // BLOCK) * BLOCK) for _ in range(config.max_experts)),
+        shared=expert(widest),
+        shared_gate=matrix(1, hidden)[0],
+    )
+    return layer, rng.standard_normal((tokens, hidden)).astype(np.float32)
+
+
+def _work(preset: HardwareConfig, tokens: int, checkpoint: Path) -> tuple[str, list]:
+    """What runs: its name, and (layer, tokens) of every MoE layer."""
+    model = Checkpoint.open(checkpoint)
+    layers = [(model.moe_layer(n), x) for n, x in heldout_inputs(model, tokens).items()]
+    if any(misfit(layers[0][0], fmt, preset) is None for fmt in EXPERT_FORMATS):
+        return checkpoint.name, layers
+    return "random", [_stand_in(preset, tokens)]
 
 
 def run(preset: str, tokens: int = 64, checkpoint: Path = ROOT / "models" / "base") -> list[dict[str, Any]]:
-    """One row for each format and pattern ("stream": back to back; "single": one token at a time).
+    """One row a format, over all MoE layers: tokens back to back ("stream"), and one at a time ("single").
 
-    Every result is checked against the golden model.
+    Utilisation is the share of the array's multipliers times cycles that multiply an element of a matrix;
+    ``macs_per_cycle`` what they could. Every result is checked against the golden model. A configuration that
+    cannot hold the model in any format runs a random layer of its own maxima.
 
     Raises
     ------
-    ExpertileError : unknown preset, no checkpoint, or its first MoE layer fits the preset in no format
+    ExpertileError : unknown preset, no checkpoint
     RuntimeError : the hardware hangs or differs from the golden model
     """
     config = load_config(preset)
-    model = Checkpoint.open(checkpoint)
-    n = model.moe_layers[0]
-    x = heldout_inputs(model, tokens)[n]
-    layer, rows, refused = model.moe_layer(n), [], None
+    name, work = _work(config, tokens, checkpoint)
+    rows = []
     for fmt in EXPERT_FORMATS:
-        try:
-            engine = open_engine("verilator", quantise(layer, fmt, config), config)
-        except ExpertileError as error:  # a small preset may hold the layer at INT4 only
-            refused = error
+        if misfit(work[0][0], fmt, config) is not None:  # a small preset may hold the layer at INT4 only
             continue
-        with engine:
-            rows += [_measure(engine, part, name) for part, name in ((x, "stream"), (x[:8], "single"))]
-    if not rows and refused is not None:
-        raise refused
+        stream, single = _Sums(), _Sums()
+        for layer, x in work:
+            with open_engine("verilator", quantise(layer, fmt, config), config) as engine:
+                stream.add(engine, x, stream=True)
+                single.add(engine, x[:8], stream=False)
+        rows.append(
+            {
+                "preset": config.name,
+                "format": fmt,
+                "model": name,
+                "layers": len(work),
+                "tokens": tokens,
+                "macs_per_cycle": config.macs_per_cycle,
+                "cycles_per_token": stream.busy / stream.tokens,
+                "cycles_per_token_single": single.busy / single.tokens,
+                "utilisation_stream": BLOCK * stream.passes / (config.macs_per_cycle * stream.busy),
+                "utilisation_single": BLOCK * single.passes / (config.macs_per_cycle * single.busy),
+                "simulated_tokens_per_s": stream.tokens / stream.seconds,
+                "simulated_cycles_per_s": stream.cycles / stream.seconds,
+            }
+        )
     return rows
 
 
@@ -164,34 +196,3 @@ def run_gate(
             }
         )
     return rows
-
-
-def _fpga(config: HardwareConfig) -> dict[str, Any] | None:
-    """Figures of the last place and route, where it was of this configuration."""
-    path = ROOT / "build" / "fpga" / "report.json"
-    try:
-        report = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    same = isinstance(report, dict) and report.get("config") in (config.name, None)
-    return {name: report[name] for name in _FPGA if name in report} if same else None
-
-
-def write(
-    rows: list[dict[str, Any]], folder: Path = ROOT / "build", gate: list[dict[str, Any]] | None = None
-) -> None:
-    """``bench.json`` and ``bench.md`` in ``folder``; ``gate`` is what :func:`run_gate` gave."""
-    config = load_config(rows[0]["config"])
-    fpga = _fpga(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(
-        json.dumps({"rows": rows, "gate": gate, "fpga": fpga}, indent=2) + "\n"
-    )
-    lines = [f"# Bench: configuration {config.name}", ""]
-    lines += [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
-    for row in rows:
-        cells = [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in _COLUMNS]
-        lines.append(f"| {' | '.join(cells)} |")
-    if fpga:
-        lines += ["", "FPGA: " + ", ".join(f"{name} {value}" for name, value in fpga.items())]
-    (folder / "bench.md").write_text("\n".join(lines) + "\n")

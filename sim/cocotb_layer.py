@@ -51,6 +51,7 @@ _INPUTS = (
     "s_axis_w_tvalid",
     "s_axis_w_tlast",
     "m_axis_y_tready",
+    "m_axis_page_tready",
 )
 _OKAY, _SLVERR = 0, 2
 _LENGTH_ERROR = next(1 << f.lsb for f in REGISTERS["STATUS"].fields if f.name == "error_token_length")
@@ -76,6 +77,7 @@ class _Bench:
         self.x = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_x"), *reset, byte_lanes=1)
         self.w = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_w"), *reset, byte_lanes=1)
         self.y = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_y"), *reset, byte_lanes=1)
+        self.pages = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_page"), *reset, byte_lanes=1)
         host_channels = (
             self.host.write_if.aw_channel,
             self.host.write_if.w_channel,
@@ -84,7 +86,7 @@ class _Bench:
             self.host.read_if.r_channel,
         )
         if options["stalls"]:
-            for i, port in enumerate((self.x, self.w, self.y, *host_channels)):
+            for i, port in enumerate((self.x, self.w, self.y, *host_channels, self.pages)):
                 port.set_pause_generator(_pauses(random.Random(options["seed"] * 16 + i), options["stalls"]))
 
     async def reset(self, cycles: int) -> None:
@@ -108,10 +110,26 @@ class _Bench:
             await self.write(name, value)
             assert await self.read(name) == value, f"{name} does not hold {value:#x}"
 
+    async def send_weights(self, packet: np.ndarray) -> None:
+        beats = [int.from_bytes(beat.tobytes(), "little") for beat in packet]
+        await self.w.send(AxiStreamFrame(beats))
+
+    async def serve(self, pages: list[list[np.ndarray]]) -> None:
+        """Answer requests for pages, forever."""
+        while True:
+            request = (await self.pages.recv()).tdata[0]
+            if self.options["page_latency"]:
+                await ClockCycles(self.dut.aclk, self.options["page_latency"])
+            for packet in pages[request & 0xFFFF]:
+                await self.send_weights(packet)
+                await self.w.wait()
+                pause = round(len(packet) * (1 / self.options["page_bandwidth"] - 1))
+                if pause:
+                    await ClockCycles(self.dut.aclk, pause)
+
     async def load(self, packets: list[np.ndarray]) -> None:
         for packet in packets:
-            beats = [int.from_bytes(beat.tobytes(), "little") for beat in packet]
-            await self.w.send(AxiStreamFrame(beats))
+            await self.send_weights(packet)
         beats = sum(map(len, packets))
         await with_timeout(self.w.wait(), (1000 * beats + self.options["watchdog"]) * _PERIOD, "ns")
 
@@ -196,6 +214,10 @@ async def layer(dut: Any) -> None:
     await bench.configure()
     await bench.load(np.split(arrays["beats"], np.cumsum(arrays["lengths"])[:-1]))
     await bench.write("CONTROL", 1)
+    lengths = arrays["page_lengths"]
+    packets = np.split(arrays["page_beats"], np.cumsum(lengths.ravel())[:-1]) if lengths.size else []
+    width = lengths.shape[1] if lengths.size else 1
+    cocotb.start_soon(bench.serve([packets[i : i + width] for i in range(0, len(packets), width)]))
     x, user = arrays["x"], arrays["user"]
     if options["reset_at"] is not None:
         await _abandon(bench, x, user, options["reset_at"])

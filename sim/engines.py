@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.build import build_verilator, generated
-from sim.driver import Driver, watchdog
+from sim.driver import Driver, PageMemory, watchdog
 from sim.runner import LayerJob, build, run_layer
 from sim.verilator import Core
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
+from sw_model.pages import PageTable
 from sw_model.quantised import QuantisedLayer
 
 __all__ = ["ENGINES", "Engine", "EngineResult", "open_engine"]
@@ -31,7 +32,7 @@ class EngineResult:
     experts : int [T, k] by falling logit, or None where the engine does not tell (the hardware)
     counters : of this run; all registers of ``hw.host.registers.COUNTERS`` from the hardware, and from the
         golden model those that are properties of the work: TOKENS, EXPERTS_USED, WORD_READS,
-        NIBBLE_PASSES, ROUTED_READS
+        NIBBLE_PASSES, ROUTED_READS, PAGE_HITS, PAGE_MISSES
     """
 
     y: np.ndarray
@@ -46,18 +47,30 @@ class Engine(ABC):
     ----------
     layer : QuantisedLayer
     config : HardwareConfig
+    paged : experts are loaded on demand
     """
 
-    def __init__(self, layer: QuantisedLayer, config: HardwareConfig) -> None:
+    def __init__(self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None) -> None:
         self.layer = layer
         self.config = config
+        self._page_slots = compiler.paging(layer, config, slots=slots)["PAGE_SLOTS"]
+
+    @property
+    def paged(self) -> bool:
+        return self._page_slots > 0
+
+    @property
+    def resident(self) -> np.ndarray:
+        """Experts, bool [E], that are on chip now."""
+        return self._resident() if self.paged else np.ones(self.layer.n_experts, dtype=bool)
 
     def run(
         self, x: np.ndarray, side: SideBand | None = None, resident: np.ndarray | None = None
     ) -> EngineResult:
         """Tokens ``x`` float32 [T, H] through the layer, back to back.
 
-        ``side`` and ``resident`` are the gate's, see :func:`sw_model.golden.run`.
+        ``side`` and ``resident`` are the gate's, see :func:`sw_model.golden.run`; without ``resident``, the
+        gate is told which experts are on chip at the start.
 
         Raises
         ------
@@ -65,13 +78,16 @@ class Engine(ABC):
         RuntimeError : the simulation hangs, crashes or breaks the rules of a port
         """
         golden.check_input(x, self.layer.hidden)
-        result = self._run(x, side, resident)
+        result = self._run(x, side, self.resident if resident is None else resident)
         if result.counters["TOKENS"] != len(x):
             raise RuntimeError(f"the core counted {result.counters['TOKENS']} tokens of {len(x)}")
         return result
 
     @abstractmethod
-    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult: ...
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult: ...
+
+    @abstractmethod
+    def _resident(self) -> np.ndarray: ...
 
     def close(self) -> None:  # noqa: B027 (most engines hold nothing)
         """Give back what the engine holds."""
@@ -86,8 +102,16 @@ class Engine(ABC):
 class _Golden(Engine):
     """The specification itself."""
 
-    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
+    def __init__(self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None) -> None:
+        super().__init__(layer, config, slots)
+        self._table = PageTable(self._page_slots)
+
+    def _resident(self) -> np.ndarray:
+        return self._table.mask(self.layer.n_experts)
+
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
         result = golden.run(self.layer, x, self.config, side, resident)
+        hits, misses = self._table.count(result) if self.paged else (0, 0)
         stats = result.stats
         counters = {
             "TOKENS": stats.tokens,
@@ -95,6 +119,8 @@ class _Golden(Engine):
             "WORD_READS": stats.word_reads,
             "NIBBLE_PASSES": stats.nibble_passes,
             "ROUTED_READS": stats.routed_reads,
+            "PAGE_HITS": hits,
+            "PAGE_MISSES": misses,
             **stats.removed,
         }
         return EngineResult(y=result.y, experts=result.experts, counters=counters)
@@ -103,18 +129,29 @@ class _Golden(Engine):
 class _Verilator(Engine):
     """A Verilated instance that keeps its weights."""
 
-    def __init__(self, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float, seed: int) -> None:
-        super().__init__(layer, config)
-        image = compiler.compile(layer, config)
+    def __init__(
+        self,
+        layer: QuantisedLayer,
+        config: HardwareConfig,
+        slots: int | None,
+        *,
+        memory: PageMemory,
+        stalls: float,
+        seed: int,
+    ) -> None:
+        super().__init__(layer, config, slots)
+        image = compiler.compile(layer, config, slots=slots)
         library = build_verilator(generated(config))
         self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config))
-        self.driver = Driver(self.core)
+        self.driver = Driver(self.core, memory)
         self.driver.load(image)
 
-    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
+    def _resident(self) -> np.ndarray:
+        return self.driver.resident()
+
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
         if self.layer.gate is not None:
-            everyone = np.ones(self.layer.n_experts, dtype=bool)
-            self.driver.set_resident(everyone if resident is None else resident)
+            self.driver.set_resident(resident)
         y = self.driver.run(x, side)
         return EngineResult(y=y, experts=None, counters=self.driver.counters())
 
@@ -125,18 +162,32 @@ class _Verilator(Engine):
 class _Icarus(Engine):
     """Icarus through cocotb; every run starts a simulator anew and loads everything over the ports."""
 
-    def __init__(self, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float, seed: int) -> None:
-        super().__init__(layer, config)
-        self._image = compiler.compile(layer, config)
+    def __init__(
+        self,
+        layer: QuantisedLayer,
+        config: HardwareConfig,
+        slots: int | None,
+        *,
+        memory: PageMemory,
+        stalls: float,
+        seed: int,
+    ) -> None:
+        super().__init__(layer, config, slots)
+        self._image = compiler.compile(layer, config, slots=slots)
+        self._memory = memory
         self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed
 
-    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray | None) -> EngineResult:
+    def _resident(self) -> np.ndarray:
+        return np.zeros(self.layer.n_experts, dtype=bool)
+
+    def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
         job = LayerJob(
             image=self._image,
             x=x,
             side=side,
-            resident=resident,
+            resident=resident if self.layer.gate is not None else None,
+            memory=self._memory,
             stalls=self._stalls,
             seed=self._seed,
             watchdog=watchdog(self.config),
@@ -150,13 +201,22 @@ ENGINES = ("golden", *_RTL)
 
 
 def open_engine(
-    name: str, layer: QuantisedLayer, config: HardwareConfig, *, stalls: float = 0.0, seed: int = 0
+    name: str,
+    layer: QuantisedLayer,
+    config: HardwareConfig,
+    *,
+    slots: int | None = None,
+    memory: PageMemory | None = None,
+    stalls: float = 0.0,
+    seed: int = 0,
 ) -> Engine:
-    """An engine with ``layer`` loaded.
+    """An engine with ``layer`` loaded; experts that do not fit are loaded when a token needs them.
 
     Parameters
     ----------
     name : "golden", "verilator" or "icarus"
+    slots : load experts on demand in any case, with at most so many on chip
+    memory : where they come from (RTL engines)
     stalls : probability of a random pause, each cycle, on every stream and register channel (RTL engines)
     seed : of the pauses
 
@@ -165,7 +225,7 @@ def open_engine(
     ExpertileError : unknown name, a tool is missing, or the layer does not fit ``config``
     """
     if name == "golden":
-        return _Golden(layer, config)
+        return _Golden(layer, config, slots)
     if name not in _RTL:
         raise ExpertileError(f"engine {name!r}: unknown; choose one of {', '.join(ENGINES)}")
-    return _RTL[name](layer, config, stalls=stalls, seed=seed)
+    return _RTL[name](layer, config, slots, memory=memory or PageMemory(), stalls=stalls, seed=seed)

@@ -1,10 +1,13 @@
-// Drives one Verilated accelerator: AXI4-Lite, two input streams, one output stream, all at the same time.
+// Drives one Verilated accelerator: AXI4-Lite, two input streams, one output stream, all at the same time; and
+// answers its requests for pages, as a DMA engine with a memory behind it would.
 //
 // A Core holds the model and its own simulation context, so that many live side by side. Python hands over
 // buffers and asks to advance; every clock cycle is run here. All functions return 0 or one of the codes below.
 
 #include <cstdint>
 #include <cstdio>
+#include <deque>
+#include <vector>
 
 #include "Vexpertile_top.h"
 #include "random.h"
@@ -19,6 +22,7 @@ enum Code : int {
     BAD_LAST = 3,    // m_axis_y_tlast early or late
     UNSTABLE = 4,    // m_axis_y changed or withdrew a beat that was not yet taken
     UNEXPECTED = 5,  // an output beat that belongs to no token
+    NO_PAGE = 6,     // a request for a page that the memory does not hold
 };
 
 // Decides, cycle by cycle, whether a channel pauses. One pause in 16 is long, to fill and drain whole buffers.
@@ -79,6 +83,43 @@ struct Offer {
     }
 };
 
+// Pages in a memory: page i is the beats from first[i] to first[i + 1]. A request is answered `latency` cycles
+// after it was taken, in order, with a beat every `interval` cycles (in units of 2^-16) at most.
+struct Pager {
+    const uint32_t* data = nullptr;
+    const uint8_t* last = nullptr;
+    const uint64_t* first = nullptr;
+    uint64_t pages = 0, latency = 0, interval = 1 << 16;
+    struct Request {
+        uint32_t page;
+        uint64_t due;
+    };
+    std::deque<Request> waiting;
+    std::vector<uint32_t> log;  // every request taken, oldest first
+    Source stream;              // the page that is on its way
+    uint64_t next_beat = 0;     // time of it, in units of 2^-16 cycles
+    Stall stall;
+    bool busy() const { return !waiting.empty() || !stream.done(); }
+    void drive(Random& random, uint32_t threshold, uint64_t cycle) {
+        if (stream.done() && !waiting.empty() && cycle >= waiting.front().due) {
+            const uint32_t page = waiting.front().page;
+            waiting.pop_front();
+            stream.drop();
+            stream.data = data + 4 * first[page];
+            stream.last = last + first[page];
+            stream.beats = first[page + 1] - first[page];
+        }
+        const uint64_t now = cycle << 16;
+        if (stream.valid || stream.done() || now < next_beat) return;
+        stream.drive(random, threshold);
+        if (stream.valid) next_beat = (now > next_beat + interval ? now : next_beat) + interval;
+    }
+    void drop() {
+        waiting.clear();
+        stream.drop();
+    }
+};
+
 struct Core {
     VerilatedContext context;
     Vexpertile_top top;
@@ -89,6 +130,9 @@ struct Core {
     Source x, w;
     const uint16_t* user = nullptr;  // TUSER of every token beat
     Sink y;
+    Pager pager;
+    bool page_held = false, page_turn = false;  // a request not yet taken; the weight stream is the pager's
+    uint32_t page_data = 0;
     Offer aw, wd, ar;
     Stall b_stall, r_stall;
     bool want_b = false, want_r = false;
@@ -126,11 +170,13 @@ struct Core {
         x.drop();
         w.drop();
         y.drop();
+        pager.drop();
+        page_held = page_turn = false;
         aw = wd = ar = Offer();
         want_b = want_r = false;
         top.aclk = 0;
         top.aresetn = 0;
-        top.s_axis_x_tvalid = top.s_axis_w_tvalid = top.m_axis_y_tready = 0;
+        top.s_axis_x_tvalid = top.s_axis_w_tvalid = top.m_axis_y_tready = top.m_axis_page_tready = 0;
         top.s_axis_x_tdata = top.s_axis_x_tuser = 0;
         top.s_axis_x_tlast = top.s_axis_w_tlast = 0;
         for (int i = 0; i < 4; ++i) top.s_axis_w_tdata[i] = 0;
@@ -153,12 +199,20 @@ struct Core {
             top.s_axis_x_tlast = x.last[x.sent];
             top.s_axis_x_tuser = user[x.sent];
         }
-        w.drive(random, threshold);
-        top.s_axis_w_tvalid = w.valid;
-        if (w.valid) {
-            for (int i = 0; i < 4; ++i) top.s_axis_w_tdata[i] = w.data[4 * w.sent + i];
-            top.s_axis_w_tlast = w.last[w.sent];
+        const bool inside = pager.stream.valid || (pager.stream.sent && !pager.stream.done());
+        page_turn = inside || w.done();  // packets of the two do not mix
+        if (page_turn) {
+            pager.drive(random, threshold, cycle);
+        } else {
+            w.drive(random, threshold);
         }
+        const Source& weights = page_turn ? pager.stream : w;
+        top.s_axis_w_tvalid = weights.valid;
+        if (weights.valid) {
+            for (int i = 0; i < 4; ++i) top.s_axis_w_tdata[i] = weights.data[4 * weights.sent + i];
+            top.s_axis_w_tlast = weights.last[weights.sent];
+        }
+        top.m_axis_page_tready = pager.pages && !pager.stall.now(random, threshold);
         top.m_axis_y_tready = !y.done() && !y.stall.now(random, threshold);
         aw.drive(random, threshold);
         wd.drive(random, threshold);
@@ -184,11 +238,26 @@ struct Core {
         return DONE;
     }
 
+    int sample_page() {
+        const bool valid = top.m_axis_page_tvalid;
+        const uint32_t data = top.m_axis_page_tdata;
+        if (page_held && (!valid || data != page_data)) return UNSTABLE;
+        page_held = valid && !top.m_axis_page_tready;
+        page_data = data;
+        if (pager.busy()) idle = 0;
+        if (!valid || !top.m_axis_page_tready) return DONE;
+        idle = 0;
+        if ((data & 0xFFFF) >= pager.pages) return NO_PAGE;
+        pager.log.push_back(data);
+        pager.waiting.push_back({data & 0xFFFF, cycle + pager.latency});
+        return DONE;
+    }
+
     int tick() {
         drive();
         top.eval();
         bool moved = x.sample(top.s_axis_x_tready);
-        moved |= w.sample(top.s_axis_w_tready);
+        moved |= (page_turn ? pager.stream : w).sample(top.s_axis_w_tready);
         moved |= aw.sample(top.s_axil_awready);
         moved |= wd.sample(top.s_axil_wready);
         moved |= ar.sample(top.s_axil_arready);
@@ -204,7 +273,8 @@ struct Core {
             moved = true;
         }
         if (moved) idle = 0;
-        const int code = sample_y();
+        int code = sample_y();
+        if (!code) code = sample_page();
         clock();
         if (code) return code;
         return idle > watchdog ? HUNG : DONE;
@@ -285,6 +355,26 @@ API int expertile_advance(Core* core, uint64_t cycles) {
         if (const int code = core->tick()) return code;
     }
     return core->x.done() && core->w.done() && core->y.done() ? DONE : RUNNING;
+}
+
+// Pages that requests are answered from: page i is beats first[i] to first[i + 1]. The buffers belong to the
+// caller, who keeps them as long as the core or until the next call. Requests on record are forgotten.
+API void expertile_serve_pages(Core* core, const uint32_t* data, const uint8_t* last, const uint64_t* first,
+                               uint64_t pages, uint64_t latency, uint64_t interval) {
+    core->pager = Pager();
+    core->pager.data = data;
+    core->pager.last = last;
+    core->pager.first = first;
+    core->pager.pages = pages;
+    core->pager.latency = latency;
+    core->pager.interval = interval;
+}
+
+// Requests since the last call of serve_pages, from number `from` on; returns how many there are in all.
+API uint64_t expertile_page_requests(const Core* core, uint64_t from, uint32_t* data, uint64_t room) {
+    const auto& log = core->pager.log;
+    for (uint64_t i = from; i < log.size() && i < from + room; ++i) data[i - from] = log[i];
+    return log.size();
 }
 
 // Idle clock cycles.

@@ -8,16 +8,17 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sim.build import TOP, cached, key
+from sim.driver import PageMemory
 from sim.tools import BUILD, ROOT, icarus, icarus_version, sim_environment, verilator, verilator_version
-from sw_model.compiler import Image, resident_packet
 from sw_model.gate import SideBand
+from sw_model.image import Image, resident_packet
 
 __all__ = ["JOB", "SIMULATORS", "LayerJob", "build", "run", "run_layer"]
 
@@ -140,14 +141,16 @@ class LayerJob:
 
     x float32 [T, H]; side and resident, the gate's, or None; expected y (the shape of x) or None;
     ``reset_at``: cycles after the start of a first, abandoned run at which reset is asserted, or None;
-    ``watchdog``: most cycles that one token may take; ``strays``: lengths of packets that are no tokens, sent
-    before, between and after the tokens in turn; ``traffic``: access registers at random meanwhile.
+    ``watchdog``: most cycles that one token may take; ``memory`` answers requests for pages; ``strays``:
+    lengths of packets that are no tokens, sent before, between and after the tokens in turn; ``traffic``:
+    access registers at random meanwhile.
     """
 
     image: Image
     x: np.ndarray
     side: SideBand | None = None
     resident: np.ndarray | None = None
+    memory: PageMemory = field(default_factory=PageMemory)
     expected: np.ndarray | None = None
     stalls: float = 0.0
     seed: int = 0
@@ -173,12 +176,17 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
         "seed": job.seed,
         "watchdog": job.watchdog,
         "reset_at": job.reset_at,
+        "page_latency": job.memory.latency,
+        "page_bandwidth": job.memory.bandwidth,
         "strays": job.strays,
         "traffic": job.traffic,
     }
+    pages = [list(job.image.pages.packets(e)) for e in range(len(job.image.page_sizes))]
     arrays = {
         "beats": np.concatenate(packets),
         "lengths": np.array([len(p) for p in packets]),
+        "page_beats": np.concatenate([np.zeros((0, 4), np.uint32), *(p for page in pages for p in page)]),
+        "page_lengths": np.array([[len(p) for p in page] for page in pages], dtype=np.int64),
         "x": np.ascontiguousarray(job.x).view(np.uint32),
         "user": (SideBand.empty(len(job.x)) if job.side is None else job.side).pack(),
         "options": np.array(json.dumps(options)),

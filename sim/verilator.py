@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_int, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,14 @@ _RUNNING = 1
 _ERRORS = {
     2: "no handshake on any port for {watchdog} cycles",
     3: "m_axis_y_tlast came early or late",
-    4: "m_axis_y changed a beat before it was taken",
+    4: "m_axis_y or m_axis_page changed a beat before it was taken",
     5: "m_axis_y offers a beat that belongs to no token",
+    6: "m_axis_page asks for a page that there is not",
 }
 _SLICE = 100_000  # cycles in one call, so that Ctrl-C is heard
 
 _WORDS, _HALVES, _BYTES = POINTER(c_uint32), POINTER(c_uint16), POINTER(c_uint8)
+_LONGS = POINTER(c_uint64)
 _SIGNATURES = {
     "create": (c_void_p, [c_uint64, c_uint32, c_uint64]),
     "destroy": (None, [c_void_p]),
@@ -34,7 +36,9 @@ _SIGNATURES = {
     "take_tokens": (c_int, [c_void_p, _WORDS, c_uint64, c_uint64]),
     "advance": (c_int, [c_void_p, c_uint64]),
     "wait": (c_int, [c_void_p, c_uint64]),
-    "progress": (None, [c_void_p, POINTER(c_uint64)]),
+    "progress": (None, [c_void_p, _LONGS]),
+    "serve_pages": (None, [c_void_p, _WORDS, _BYTES, _LONGS, c_uint64, c_uint64, c_uint64]),
+    "page_requests": (c_uint64, [c_void_p, c_uint64, _WORDS, c_uint64]),
 }
 
 
@@ -63,7 +67,8 @@ class Core:
     watchdog : cycles without any handshake that count as a hang
 
     Streams that were started (:meth:`send_weights`, :meth:`start`) also move while registers are read and
-    written, as on a real bus.
+    written, as on a real bus. Pages (:meth:`serve_pages`) are answered whenever the clock runs; packets of
+    :meth:`send_weights` go first.
 
     Raises
     ------
@@ -76,6 +81,7 @@ class Core:
         self._call = _load(library)
         self._watchdog = watchdog
         self._buffers: dict[str, tuple[np.ndarray, ...]] = {}
+        self._pages: tuple[np.ndarray, ...] = ()
         self._totals = {"weights": 0, "tokens": 0, "results": 0}
         self._core = c_void_p(self._call["create"](seed, int(stalls * 2**32), watchdog))
 
@@ -127,6 +133,40 @@ class Core:
         self._buffers["weights"] = (data, last)
         self._totals["weights"] = len(data)
         self._call["send_weights"](self._live(), _words(data), last.ctypes.data_as(_BYTES), len(data))
+
+    def serve_pages(
+        self, pages: Sequence[Sequence[np.ndarray]], *, latency: int = 0, bandwidth: float = 1.0
+    ) -> None:
+        """Answer requests on ``m_axis_page`` with packets on ``s_axis_w``, as a DMA engine would.
+
+        Page i is the packets ``pages[i]``, uint32 [beats, 4] each. ``latency``: cycles from a request to its
+        first beat; ``bandwidth``: beats a cycle, at most. Requests so far are forgotten.
+        """
+        if latency < 0 or not 0 < bandwidth <= 1:
+            raise ValueError(f"latency {latency} or bandwidth {bandwidth} out of range")
+        packets = [p for page in pages for p in page]
+        lengths = np.array([len(p) for p in packets], dtype=np.int64)
+        data = np.concatenate([np.zeros((0, 4), np.uint32), *packets]).astype(np.uint32)
+        sizes = [sum(len(p) for p in page) for page in pages]
+        first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+        last = _last(lengths) if packets else np.zeros(0, np.uint8)
+        self._pages = (data, last, first)
+        self._call["serve_pages"](
+            self._live(),
+            _words(data),
+            last.ctypes.data_as(_BYTES),
+            first.ctypes.data_as(_LONGS),
+            len(pages),
+            latency,
+            round(65536 / bandwidth),
+        )
+
+    def page_requests(self, start: int = 0) -> list[tuple[int, int]]:
+        """Requests taken since :meth:`serve_pages`, (page, slot), from number ``start`` on."""
+        count = self._call["page_requests"](self._live(), 0, _words(np.zeros(1, np.uint32)), 0)
+        found = np.zeros(max(1, count - start), dtype=np.uint32)
+        self._call["page_requests"](self._live(), start, _words(found), len(found))
+        return [(int(r) & 0xFFFF, int(r) >> 16) for r in found[: max(0, count - start)]]
 
     def start(
         self,

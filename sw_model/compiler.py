@@ -18,15 +18,10 @@ expert's matrices are, in which format and split (the base expert has the contex
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import IntEnum, IntFlag
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from enum import IntFlag
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
@@ -41,28 +36,16 @@ from sw_model.formats import (
 )
 from sw_model.gate import MAX_TAU, Q_MAX, entropy_scale
 from sw_model.golden import fixed_bias, fixed_scale
+from sw_model.image import LAYER_REGISTERS, Image
 from sw_model.moe import Activation
+from sw_model.packets import table
+from sw_model.pages import PAGE_REGISTERS, Pages, fit
 from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_fits
 from sw_model.topology import choose_split, entries
 
 WORD_LIMBS = BLOCK * NIBBLE // 32  # 32-bit limbs of a macro word, and of a beat on the weight stream
 FORMAT_LSB = 24  # of a context limb; word addresses stay below
 SPLIT_LSB = 28
-
-
-class Kind(IntEnum):
-    """What the data beats of a weight packet hold."""
-
-    WORDS = 0
-    SCALES = 1
-    CONTEXTS = 2
-    BIASES = 3
-    COSTS = 4
-    DOMAINS = 5
-    RESIDENT = 6
-
-
-NARROW = frozenset({Kind.SCALES, Kind.BIASES, Kind.COSTS, Kind.DOMAINS, Kind.RESIDENT})
 
 
 class Flag(IntFlag):
@@ -78,94 +61,6 @@ class Flag(IntFlag):
     CLAMPED = 128
     GATE = 256
     DENSITY_ROW = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """What is loaded into one generated accelerator to make it one MoE layer.
-
-    words : uint32 [tiles, used words, 4]; scales : uint32 [tiles, used entries (multiple of 4)];
-    contexts : uint32 [max_experts + 1, 4]; tables, uint32 [entries (multiple of 4)] or empty: biases (Q7.24),
-    costs ({miss, cost}, Q7.8) and domains (Q7.8, a row of 2**ceil(log2 max_experts) a domain) of the gate;
-    registers : register name -> value; config : name of the configuration it was compiled for.
-    """
-
-    words: np.ndarray
-    scales: np.ndarray
-    contexts: np.ndarray
-    biases: np.ndarray
-    costs: np.ndarray
-    domains: np.ndarray
-    registers: dict[str, int]
-    config: str
-
-    _ARRAYS = ("words", "scales", "contexts", "biases", "costs", "domains")
-
-    def packets(self) -> Iterator[np.ndarray]:
-        """Weight-stream packets, uint32 [beats, 4]: a header (tile, kind, start address), then data."""
-        yield self._packet(0, Kind.CONTEXTS, self.contexts)
-        for kind, table in (
-            (Kind.BIASES, self.biases),
-            (Kind.COSTS, self.costs),
-            (Kind.DOMAINS, self.domains),
-        ):
-            if table.size:
-                yield self._packet(0, kind, table)
-        for tile in range(len(self.words)):
-            yield self._packet(tile, Kind.WORDS, self.words[tile])
-            yield self._packet(tile, Kind.SCALES, self.scales[tile])
-
-    @staticmethod
-    def _packet(tile: int, kind: Kind, data: np.ndarray) -> np.ndarray:
-        header = np.array([[tile | kind << 16, 0, 0, 0]], dtype=np.uint32)
-        return np.concatenate([header, data.reshape(-1, WORD_LIMBS)])
-
-    def save(self, path: Path) -> None:
-        """Write as safetensors; registers and configuration name are its metadata."""
-        # One key, since safetensors writes several in no fixed order.
-        meta = {"image": json.dumps({"config": self.config, "registers": self.registers}, sort_keys=True)}
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._ARRAYS}
-        path.write_bytes(save(arrays, metadata=meta))
-
-    @staticmethod
-    def load(path: Path) -> Image:
-        """Read what :meth:`save` wrote; raises :class:`ExpertileError` on anything else."""
-        try:
-            with safe_open(path, framework="numpy") as f:
-                meta = json.loads((f.metadata() or {})["image"])
-                arrays = {name: f.get_tensor(name) for name in Image._ARRAYS}
-                registers = {str(k): int(v) for k, v in meta["registers"].items()}
-                image = Image(**arrays, registers=registers, config=str(meta["config"]))
-            image._check()
-            return image
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as e:
-            raise ExpertileError(f"weight image {path}: not readable ({e}); compile it again") from None
-
-    def _check(self) -> None:
-        """Raise ``ValueError`` unless shapes, types and register names are those that :meth:`save` writes."""
-        dimensions = {"words": 3, "scales": 2, "contexts": 2}
-        for name in self._ARRAYS:
-            array = getattr(self, name)
-            if array.dtype != np.uint32 or array.ndim != dimensions.get(name, 1):
-                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-            if name in ("words", "contexts"):
-                whole = array.shape[-1] == WORD_LIMBS
-            else:
-                whole = array.shape[-1] % WORD_LIMBS == 0
-            if not whole or (name == "scales" and len(array) != len(self.words)):
-                raise ValueError(f"{name} is {list(array.shape)}")
-        if set(self.registers) != set(REGISTER_NAMES):
-            raise ValueError("its registers are not those of a layer")
-
-
-def resident_packet(resident: np.ndarray) -> np.ndarray:
-    """Weight-stream packet that tells the gate which experts (bool [E]) are on chip."""
-    return Image._packet(0, Kind.RESIDENT, _table(resident.astype(np.int64)))
-
-
-def _table(entries: np.ndarray) -> np.ndarray:
-    """Entries of 32 bits, filled up to whole beats."""
-    return np.pad(entries & 0xFFFFFFFF, (0, -len(entries) % WORD_LIMBS)).astype(np.uint32)
 
 
 def _shares(a: np.ndarray, tiles: int, split: int) -> np.ndarray:
@@ -237,11 +132,15 @@ class _Placer:
         return *self.place(e.gate_up), *self.place(e.down)
 
 
-def size(layer: QuantisedLayer, tiles: int, columns: int = 1, split: int | None = None) -> tuple[int, int]:
-    """Macro words and scale entries a tile that ``layer`` takes; ``split`` as :func:`compile` has it."""
-    matrices = [layer.router, *(m for e in layer.everyone for m in (e.gate_up, e.down))]
-    matrices += [layer.fallback] if layer.fallback is not None else []
+def _always(layer: QuantisedLayer) -> list[QuantisedMatrix]:
+    """The matrices that every token may need: router, base expert, fallback."""
+    shared = [] if layer.shared is None else [layer.shared.gate_up, layer.shared.down]
+    return [layer.router, *shared, *([] if layer.fallback is None else [layer.fallback])]
 
+
+def _size(
+    matrices: Sequence[QuantisedMatrix], tiles: int, columns: int, split: int | None
+) -> tuple[int, int]:
     def share(m: QuantisedMatrix) -> int:
         chosen = choose_split(m.rows, m.blocks, tiles, columns) if split is None else split
         return entries(m.rows, m.blocks, tiles, chosen)
@@ -250,8 +149,43 @@ def size(layer: QuantisedLayer, tiles: int, columns: int = 1, split: int | None 
     return sum(n * m.fmt.words for n, m in zip(scales, matrices, strict=True)), sum(scales)
 
 
-def compile(layer: QuantisedLayer, config: HardwareConfig, split: int | None = None) -> Image:
-    """Place ``layer`` into the macros of ``config``.
+def size(layer: QuantisedLayer, tiles: int, columns: int = 1, split: int | None = None) -> tuple[int, int]:
+    """Macro words and scale entries a tile that ``layer`` takes; ``split`` as :func:`compile` has it."""
+    routed = [m for e in layer.experts for m in (e.gate_up, e.down)]
+    return _size([*_always(layer), *routed], tiles, columns, split)
+
+
+def paging(
+    layer: QuantisedLayer, config: HardwareConfig, *, split: int | None = None, slots: int | None = None
+) -> dict[str, int]:
+    """Values of :data:`sw_model.pages.PAGE_REGISTERS`: all 0 if ``layer`` fits ``config`` whole.
+
+    ``split``: as :func:`compile` has it; ``slots``: page the experts in any case, at most so many on chip.
+
+    Raises
+    ------
+    ExpertileError : the layer does not fit, nor can it be paged
+    """
+    topology = (config.tiles, config.columns, split)
+    needs = size(layer, *topology)
+    fits = True
+    for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
+        fits &= need <= have
+        if need > have and not config.page_slots:
+            raise ExpertileError(
+                f"config {config.name!r}: the layer needs {need} macro {what} a tile, over its {have}; use a "
+                f"configuration with {what} >= {need}, more tiles or page_slots, or a narrower format"
+            )
+    if fits and slots is None:
+        return dict.fromkeys(PAGE_REGISTERS, 0)
+    experts = [_size([e.gate_up, e.down], *topology) for e in layer.experts]
+    return fit(_size(_always(layer), *topology), experts, layer.rule.top_k, config, slots)
+
+
+def compile(
+    layer: QuantisedLayer, config: HardwareConfig, split: int | None = None, slots: int | None = None
+) -> Image:
+    """Place ``layer`` into the macros of ``config``; if its routed experts do not fit, they become pages.
 
     ``split``: one topology for all matrices, to compare with; None: for each the one with the fewest cycles.
 
@@ -260,13 +194,7 @@ def compile(layer: QuantisedLayer, config: HardwareConfig, split: int | None = N
     ExpertileError : the layer does not fit the macros; says how many words or scales it needs
     """
     check_fits(layer, config)
-    needs = size(layer, config.tiles, config.columns, split)
-    for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):
-        if need > have:
-            raise ExpertileError(
-                f"config {config.name!r}: the layer needs {need} macro {what} a tile, over its {have}; use a "
-                f"configuration with {what} >= {need} or more tiles, or a narrower format"
-            )
+    page_registers = paging(layer, config, split=split, slots=slots)
     placer = _Placer(config, split)
     router_split = placer.place(layer.router)[0] >> SPLIT_LSB
     contexts = np.zeros((config.max_experts + 1, WORD_LIMBS), dtype=np.uint32)
@@ -274,19 +202,23 @@ def compile(layer: QuantisedLayer, config: HardwareConfig, split: int | None = N
         contexts[-1] = placer.context(layer.shared)
     if layer.fallback is not None:  # the place of the base expert, which such a layer lacks
         contexts[-1] = (0, 0, *placer.place(layer.fallback))
-    for e, expert in enumerate(layer.experts):
-        contexts[e] = placer.context(expert)
+    if any(page_registers.values()):
+        pages = Pages.gather([_page(expert, config, split) for expert in layer.experts])
+    else:
+        pages = Pages.gather([])
+        for e, expert in enumerate(layer.experts):
+            contexts[e] = placer.context(expert)
     scales = np.concatenate(placer.scales, axis=1)
     biases = costs = domains = np.zeros(0, dtype=np.uint32)
     if layer.rule.scoring == "sigmoid":  # always, so that no bias of an earlier layer stays
         bias = np.zeros(layer.n_experts) if layer.selection_bias is None else layer.selection_bias
-        biases = _table(fixed_bias(bias))
+        biases = table(fixed_bias(bias))
     if layer.gate is not None:
-        costs = _table((layer.gate.miss << 16) | (layer.gate.cost & 0xFFFF))
+        costs = table((layer.gate.miss << 16) | (layer.gate.cost & 0xFFFF))
         row = 1 << max(1, (config.max_experts - 1).bit_length())
         bias = np.zeros((len(layer.gate.domain_bias), row), dtype=np.int64)
         bias[:, : layer.n_experts] = layer.gate.domain_bias
-        domains = _table(bias.reshape(-1) & 0xFFFF)
+        domains = table(bias.reshape(-1) & 0xFFFF)
     return Image(
         words=np.concatenate(placer.words, axis=1),
         scales=np.pad(scales, [(0, 0), (0, -scales.shape[1] % WORD_LIMBS)]),
@@ -294,36 +226,21 @@ def compile(layer: QuantisedLayer, config: HardwareConfig, split: int | None = N
         biases=biases,
         costs=costs,
         domains=domains,
-        registers=_registers(layer, router_split),
+        page_words=pages.words,
+        page_scales=pages.scales,
+        page_contexts=pages.contexts,
+        page_sizes=pages.sizes,
+        registers=_registers(layer, router_split) | page_registers,
         config=config.name,
     )
 
 
-#: The registers that an image sets.
-REGISTER_NAMES = (
-    "HIDDEN",
-    "INTERMEDIATE",
-    "SHARED_INTERMEDIATE",
-    "EXPERTS",
-    "TOP_K",
-    "GROUPS",
-    "TOP_GROUPS",
-    "ROUTER_SCALE",
-    "FLAGS",
-    "LIMIT",
-    "DOWN_BASE",
-    "ROUTER_SPLIT",
-    "DOMAIN_ROWS",
-    "GATE_INFO",
-    "GATE_ENTROPY",
-    "GATE_ENTROPY_SCALE",
-    "GATE_DENSITY",
-    "GATE_LAMBDA",
-    "GATE_PHI",
-    "GATE_PSI",
-    "GATE_CAP",
-    *(f"GATE_TAU{j}" for j in range(MAX_TAU)),
-)
+def _page(
+    expert: QuantisedExpert, config: HardwareConfig, split: int | None
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    placer = _Placer(config, split)
+    context = placer.context(expert)
+    return context, np.concatenate(placer.words, axis=1), np.concatenate(placer.scales, axis=1)
 
 
 def _registers(layer: QuantisedLayer, router_split: int) -> dict[str, int]:
@@ -355,11 +272,11 @@ def _registers(layer: QuantisedLayer, router_split: int) -> dict[str, int]:
         router_split,
         *_gate_registers(layer),
     )
-    return dict(zip(REGISTER_NAMES, values, strict=True))
+    return dict(zip(LAYER_REGISTERS, values, strict=True))
 
 
 def _gate_registers(layer: QuantisedLayer) -> Iterator[int]:
-    """DOMAIN_ROWS and the gate's registers, in the order of ``REGISTER_NAMES``; all 0 without a gate."""
+    """DOMAIN_ROWS and the gate's registers, in the order of ``LAYER_REGISTERS``; all 0 without a gate."""
     gate = layer.gate
     if gate is None:
         yield from (0,) * (9 + MAX_TAU)

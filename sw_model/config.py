@@ -39,13 +39,16 @@ _MOST = {
     "tiles": 1 << 12,
     "array_clock": 8,
     "columns": 1 << 12,
+    "drain": 4,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
     "max_experts": 1 << 12,
     "max_top_k": MAX_TAU,
     "max_groups": 128,
     "max_domains": 128,
+    "page_slots": 64,
 }
+_LEAST = {"page_slots": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class HardwareConfig:
     columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
         neighbouring tiles can share a matrix row and split its blocks between them (see
         :mod:`sw_model.topology`)
+    drain : rows that leave the array a cycle, and hence the width of what follows it: 1, 2 or 4, at most
+        ``tiles``
     words : macro depth, in words of 32 lanes x 4 bits, per tile
     scales : scale store depth, in entries (one a block), per tile; a multiple of 4
     max_hidden : largest hidden size (elements, a multiple of 32)
@@ -67,6 +72,7 @@ class HardwareConfig:
     max_top_k : most routed experts a token
     max_groups : most groups of experts (group-limited routing)
     max_domains : most domains that the gate tells apart
+    page_slots : most page slots for experts that are loaded on demand; 0: the design cannot page
     weight_spread, activation_spread : octaves below the largest block scale of a row / of a token
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
@@ -87,6 +93,7 @@ class HardwareConfig:
     max_top_k: int
     max_groups: int = 8
     max_domains: int = 8
+    page_slots: int = 0
     weight_spread: int = 8
     fp8_spread: int = 4
     activation_spread: int = 10
@@ -95,6 +102,7 @@ class HardwareConfig:
     body: str = "dsp"
     array_clock: int = 1
     columns: int = 1
+    drain: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -102,22 +110,30 @@ class HardwareConfig:
             if field.name == "name":
                 if not isinstance(value, str) or not value:
                     raise ValueError(f"name must be a text, not {value!r}")
-            elif field.name == "body":
+                continue
+            if field.name == "body":
                 if value not in BODIES:
                     raise ValueError(f"body must be one of {', '.join(BODIES)}, not {value!r}")
-            elif type(value) is not int or not 1 <= value <= _MOST.get(field.name, 1 << 24):
-                most = _MOST.get(field.name, 1 << 24)
-                raise ValueError(f"{field.name} must be an integer from 1 to {most}, not {value!r}")
+                continue
+            least, most = _LEAST.get(field.name, 1), _MOST.get(field.name, 1 << 24)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{field.name} must be an integer from {least} to {most}, not {value!r}")
         if self.body == "dsp" and self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
         if self.body == "dsp" and self.array_clock > 1:
             raise ValueError(f'array_clock must be 1 with body "dsp", not {self.array_clock}')
         if self.body == "lut" and self.columns > 1:
             raise ValueError(f'columns must be 1 with body "lut", not {self.columns}')
+        if self.body == "lut" and self.page_slots:
+            raise ValueError(f'page_slots must be 0 with body "lut", not {self.page_slots}')
+        if self.body == "lut" and self.tiles % self.drain:
+            raise ValueError(f"tiles must be a multiple of drain ({self.drain}), not {self.tiles}")
         if self.tiles % self.columns or self.columns & (self.columns - 1):
             raise ValueError(
                 f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
             )
+        if self.drain & (self.drain - 1) or self.drain > self.tiles:
+            raise ValueError(f"drain must be 1, 2 or 4, and at most the {self.tiles} tiles, not {self.drain}")
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")
@@ -141,6 +157,11 @@ class HardwareConfig:
     def formats(self) -> tuple[WeightFormat, ...]:
         """Formats that an expert's weights may have."""
         return BODIES[self.body]
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Nibble products that the array makes in a cycle of the core."""
+        return BLOCK * self.tiles * self.array_clock
 
     @property
     def max_blocks(self) -> int:

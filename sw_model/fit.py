@@ -45,6 +45,7 @@ def fitting_config(layer: MoELayer, formats: str | Sequence[ExpertFormats]) -> H
             max_experts=layer.n_experts,
             max_top_k=layer.rule.top_k,
             max_groups=layer.rule.groups,
+            drain=4,
         )
     except ValueError as error:
         raise ExpertileError(f"no configuration can hold this layer: {error}") from None

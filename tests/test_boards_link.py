@@ -15,8 +15,9 @@ from hw.host.frames import Decoder, Frame, Kind, encode
 from hw.host.registers import ID_VALUE, address
 from sim.tools import sim_environment, verilator
 from sw_model import compiler, golden
-from sw_model.compiler import NARROW
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
+from sw_model.packets import pieces
 
 pytestmark = pytest.mark.sim
 
@@ -51,17 +52,13 @@ class Script:
         self.lines.append(f"{0x100 + self._bytes:x}")
 
 
-def load(script: Script, image: compiler.Image) -> None:
+def load(script: Script, image: Image) -> None:
     for name, value in image.registers.items():
         script.ask(Kind.WRITE, [address(name), value], (Kind.DONE, []))
-    room = CONFIG.max_hidden // 4 - 1  # beats of data a frame
     for packet in image.packets():
-        header, data = packet[0].tolist(), packet[1:]
-        entries = 4 if header[0] >> 16 in NARROW else 1  # addresses a beat
-        for at in range(0, len(data), room):
-            beats = data[at : at + room]
-            start = [header[0], header[1] + at * entries, 0, 0]
-            script.ask(Kind.WEIGHTS, [*start, *beats.ravel().tolist()], (Kind.DONE, []))
+        for part in pieces(packet, CONFIG.max_hidden // 4):
+            script.ask(Kind.WEIGHTS, part.ravel().tolist(), (Kind.DONE, []))
+    script.ask(Kind.READ, [address("STATUS")], (Kind.DONE, [0]))
     script.ask(Kind.WRITE, [address("CONTROL"), 1], (Kind.DONE, []))
 
 

@@ -106,6 +106,32 @@ def test_layer_fits_itself(layer, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["config"] == "base"
 
 
+def slotted(tmp_path, slots):
+    """A configuration with room for fewer experts than the checkpoint has."""
+    path = tmp_path / "slotted.toml"
+    sizes = {"tiles": 2, "words": 1100, "scales": 800, "max_hidden": 64, "max_intermediate": 64}
+    sizes |= {"max_experts": 8, "max_top_k": 2, "page_slots": slots}
+    path.write_text("".join(f"{k} = {v}\n" for k, v in sizes.items()))
+    return path
+
+
+def test_layer_with_experts_on_demand(layer, tmp_path, capsys):
+    """The same output as with all experts on chip, and how often one was there."""
+    assert layer(engine="golden") == 0
+    assert "page_hit_rate" not in json.loads((tmp_path / "out.json").read_text())
+    whole = (tmp_path / "y.npy").read_bytes()
+    assert layer(engine="golden", config=slotted(tmp_path, 3)) == 0
+    assert (tmp_path / "y.npy").read_bytes() == whole
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert 3 <= report["pages_loaded"] < 10
+    assert report["page_hit_rate"] == pytest.approx(1 - report["pages_loaded"] / 10)
+    assert report["page_stall_cycles"] is None
+    capsys.readouterr()
+    assert layer(engine="verilator", config=slotted(tmp_path, 1)) == 2
+    error = capsys.readouterr().err
+    assert "takes 2 experts at once, but there is room for 1" in error and error.count("\n") == 1
+
+
 class FakeEngine:
     """Stands where the simulated Verilog stands; ``flip`` turns one bit of its output."""
 

@@ -11,10 +11,10 @@ from random_layers import RULES, random_gate, random_layer
 
 from hw.host.registers import LAYER_WIDTHS
 from sw_model import compiler
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
 from sw_model.formats import EXPERT_FORMATS, QuantisedMatrix
+from sw_model.image import Image
 from sw_model.moe import Activation
 from sw_model.quantised import ExpertFormats, QuantisedLayer, quantise
 
@@ -222,7 +222,8 @@ def test_image_holds_the_gate(case: str, rows: bool) -> None:
     assert np.array_equal(table.astype(np.int16), gate.domain_bias)
 
 
-ARRAYS = ("words", "scales", "contexts", "biases", "costs", "domains")
+TABLES = ("words", "scales", "contexts", "biases", "costs", "domains")
+ARRAYS = (*TABLES, "page_words", "page_scales", "page_contexts", "page_sizes")
 
 
 def make(case: str) -> Image:
@@ -238,13 +239,13 @@ def test_packets_rebuild_the_memories() -> None:
     memories = {
         **{(t, 0): np.zeros_like(image.words[t]) for t in range(4)},
         **{(t, 1): np.zeros_like(image.scales[t]) for t in range(4)},
-        **{(0, k): np.zeros_like(getattr(image, ARRAYS[k])) for k in range(2, 6)},
+        **{(0, k): np.zeros_like(getattr(image, TABLES[k])) for k in range(2, 6)},
     }
     seen = set()
     for packet in image.packets():
         assert packet.dtype == np.uint32 and packet.shape[1] == 4 and len(packet) > 1
-        head, start, *rest = packet[0].tolist()
-        assert rest == [0, 0]
+        head, start, beats, rest = packet[0].tolist()
+        assert (beats, rest) == (len(packet) - 1, 0)
         tile, kind = head & 0xFFFF, head >> 16
         assert (tile, kind) not in seen
         seen.add((tile, kind))
@@ -255,7 +256,7 @@ def test_packets_rebuild_the_memories() -> None:
             memory[start : start + len(data)] = data
     assert seen == set(memories)
     for (tile, kind), memory in memories.items():
-        whole = getattr(image, ARRAYS[kind])
+        whole = getattr(image, TABLES[kind])
         assert np.array_equal(memory, whole[tile] if kind < 2 else whole)
 
 

@@ -51,6 +51,8 @@ def test_file(tmp_path: Path) -> None:
         ({"tiles": 3}, "tiles must be a power of two, not 3"),
         ({"columns": 3, "tiles": 4}, "columns must be a power of two that divides the 4 tiles, not 3"),
         ({"columns": 4}, "columns must be a power of two that divides the 2 tiles, not 4"),
+        ({"drain": 3, "tiles": 4}, "drain must be 1, 2 or 4, and at most the 4 tiles, not 3"),
+        ({"drain": 4}, "drain must be 1, 2 or 4, and at most the 2 tiles, not 4"),
         ({"max_hidden": 40}, "max_hidden must be a multiple of 32, not 40"),
         ({"max_intermediate": 1}, "max_intermediate must be a multiple of 32, not 1"),
         ({"scales": 30}, "scales must be a multiple of 4, not 30"),
@@ -114,11 +116,12 @@ def test_keyword_only_and_frozen() -> None:
 def test_hash() -> None:
     """Stable from machine to machine, and different for every field."""
     config = HardwareConfig(name="a", **GOOD)
-    assert config.hash == "66c3bc0fe42a"
+    assert config.hash == "6f0235e6bc4e"
     changed = {
         "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
-        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "weight_spread": 7,
-        "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11, "columns": 2,
+        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "page_slots": 2,
+        "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11,
+        "columns": 2, "drain": 2,
     }  # fmt: skip
     assert set(changed) == {f.name for f in fields(HardwareConfig)}
     hashes = {replace(config, **{k: v}).hash for k, v in changed.items()}

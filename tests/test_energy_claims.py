@@ -34,7 +34,9 @@ def test_silicon_and_cost() -> None:
 def test_figures_page(tmp_path, monkeypatch, capsys) -> None:
     from test_cli import run
 
-    bench = {"rows": [{"pattern": "stream", "format": "int4", "config": "base", "cycles_per_token": 960.0}]}
+    bench = [
+        {"preset": "base", "format": "int4", "cycles_per_token": 960.0, "cycles_per_token_single": 1500.0}
+    ]
     (tmp_path / "bench.json").write_text(json.dumps(bench))
     options = (
         "-o",

@@ -160,18 +160,20 @@ def test_macro(loaded: bool) -> None:
     simulate(DomainRenamer({"load": "sync"})(dut), bench)
 
 
-def lookup_config(tiles: int, array_clock: int = 1) -> HardwareConfig:
+def lookup_config(tiles: int, array_clock: int = 1, drain: int = 1) -> HardwareConfig:
     return HardwareConfig(
         name="lookup", tiles=tiles, words=1024, scales=512, max_hidden=96, max_intermediate=96, max_experts=4,
-        max_top_k=2, body="lut", array_clock=array_clock,
+        max_top_k=2, body="lut", array_clock=array_clock, drain=drain,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("tiles", "ratio"), [(1, 1), (3, 1), (2, 2)])
-def test_passes(tiles: int, ratio: int) -> None:
+@pytest.mark.parametrize(
+    ("tiles", "ratio", "drain"), [(1, 1, 1), (3, 1, 1), (2, 2, 1), (2, 1, 2), (8, 1, 4), (4, 1, 2)]
+)
+def test_passes(tiles: int, ratio: int, drain: int) -> None:
     """Chunks that are full, part and single slots; few rows and many, the array's clock its own or not."""
     rng = np.random.default_rng(tiles)
-    config = lookup_config(tiles, ratio)
+    config = lookup_config(tiles, ratio, drain)
     acts = Activations(rng, config)
     shapes = [(5, 2, INT16), (7, 1, INT4), (6, 3, INT8), (1, 1, INT4), (3, 1, INT16), (9, 3, INT4)]
     shapes += [(16 * tiles + 3, 2, INT4), (tiles, 2, INT16), (2 * tiles + 1, 3, INT8)]

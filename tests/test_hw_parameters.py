@@ -10,7 +10,9 @@ from hw.numerics.fixed import ToFixed
 from hw.numerics.float32 import Float32Pack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
+from hw.pe.activate import Activate
 from hw.pe.activations import ActivationBuffer
+from hw.pe.serialiser import Serialiser
 from hw.router.topk import TopK
 
 BAD: list[tuple[str, Callable[[], object]]] = [
@@ -22,6 +24,10 @@ BAD: list[tuple[str, Callable[[], object]]] = [
     ("router_spread", lambda: BlockQuantiser(blocks=1, spread=1, router_spread=0)),
     ("sets", lambda: ActivationBuffer(blocks=1, banks=1, sets=())),
     ("sets", lambda: ActivationBuffer(blocks=1, banks=1, sets=("code8", "middle"))),
+    ("give", lambda: BlockQuantiser(blocks=1, spread=1, router_spread=1, give=3)),
+    ("take", lambda: BlockQuantiser(blocks=1, spread=1, router_spread=1, take=2)),
+    ("lanes", lambda: Serialiser(8, 0)),
+    ("drain", lambda: Activate(3)),
     ("k must", lambda: TopK(score_bits=8, candidates=4, k=5)),
     ("k must", lambda: TopK(score_bits=8, candidates=4, k=0)),
     ("fraction", lambda: ToFixed(31)),

@@ -54,21 +54,21 @@ def test_clamp(limit: float, enable: bool) -> None:
     assert not enable or (limited.mag != mag).any()
     dut = Clamp(user=3)
     pairs = zip(as_items(Scaled(sign=sign, top=top, mag=mag)), as_items(up), strict=True)
-    items = [raw(dut.i, number=x, user=i % 8) for i, pair in enumerate(pairs) for x in pair]
-    want = [x for pair in zip(as_items(want_gate), as_items(want_up), strict=True) for x in pair]
+    items = [raw(dut.i, gate=g, up=u, user=i % 8) for i, (g, u) in enumerate(pairs)]
+    want = list(zip(as_items(want_gate), as_items(want_up), strict=True))
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.enable, enable)
         ctx.set(dut.limit, {"sign": 0, "top": int(most.top[0]), "mag": int(most.mag[0])})
         for part, (offer, accept) in enumerate(PACES):
-            chunk = range(part * n // 2, (part + 1) * n // 2)
+            chunk = range(part * n // 4, (part + 1) * n // 4)
             sink = Sink(dut.o, len(chunk), accept)
             await transfer(ctx, rng, [Source(dut.i, items[chunk[0] : chunk[-1] + 1], offer)], [sink])
             if offer == accept == 1:
-                assert sink.cycles == [dut.LATENCY + i for i in range(len(chunk))]
+                assert sink.cycles == [enable * dut.LATENCY + i for i in range(len(chunk))]
             for i, p in zip(chunk, sink.got, strict=True):
-                number = {"sign": p.number.sign, "top": p.number.top, "mag": p.number.mag}
-                assert number == want[i] and p.user == i // 2 % 8, (i, items[i])
+                got = tuple({"sign": x.sign, "top": x.top, "mag": x.mag} for x in (p.gate, p.up))
+                assert got == want[i] and p.user == i % 8, (i, items[i])
 
     simulate(dut, bench)
 
@@ -97,16 +97,16 @@ def test_swiglu(activation: Activation) -> None:
         assert np.array_equal(whole.mag, want.mag) and np.array_equal(whole.top, want.top)
     dut = SwiGlu(user=3)
     pairs = zip(as_items(gate), as_items(up), strict=True)
-    items = [raw(dut.i, number=x, user=u) for i, (g, p) in enumerate(pairs) for x, u in ((g, 7), (p, i % 8))]
+    items = [raw(dut.i, gate=g, up=u, user=i % 8) for i, (g, u) in enumerate(pairs)]
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.alpha, golden.ALPHA[activation])
         for part, (offer, accept) in enumerate(PACES):
             chunk = range(part * n // 4, (part + 1) * n // 4)
             sink = Sink(dut.o, len(chunk), accept)
-            await transfer(ctx, rng, [Source(dut.i, items[2 * chunk[0] : 2 * chunk[-1] + 2], offer)], [sink])
+            await transfer(ctx, rng, [Source(dut.i, items[chunk[0] : chunk[-1] + 1], offer)], [sink])
             if offer == accept == 1:
-                assert sink.cycles == [1 + dut.LATENCY + 2 * i for i in range(len(chunk))]
+                assert sink.cycles == [dut.LATENCY + i for i in range(len(chunk))]
             for i, p in zip(chunk, sink.got, strict=True):
                 number = (p.number.top, p.number.mag, p.user)
                 assert number == (want.top[i], want.mag[i], i % 8), (i, gate.top[i], up.top[i])
@@ -118,7 +118,7 @@ def test_swiglu(activation: Activation) -> None:
 
 def combine_config(**overrides: int) -> HardwareConfig:
     shape = {
-        "tiles": 2,
+        "tiles": 4,
         "words": 64,
         "scales": 64,
         "max_hidden": 32,
@@ -152,6 +152,7 @@ def check_combine(config: HardwareConfig, shapes: list[tuple[int, int]], paces: 
         sums = [Fraction(0)] * hidden
         for slot in range(slots):
             weight = random_weight(rng)
+            rows: list[dict[str, int]] = []
             for r in range(hidden):
                 acc, exp = random_acc(rng, config), down_base + int(rng.integers(config.down_spread + 1))
                 if slot and rng.random() < 0.1:  # cancel what is there, as far as this slot can
@@ -161,8 +162,12 @@ def check_combine(config: HardwareConfig, shapes: list[tuple[int, int]], paces: 
                     )
                 sums[r] += acc * weight * power(exp - down_base)
                 info = {"weight": weight, "first": slot == 0, "final": slot == slots - 1, "base": base}
-                row = {"acc": acc, "row_exp": exp, "index": r, "last": r == hidden - 1, "info": info}
-                items.append(raw(dut.i, **row))
+                rows.append({"acc": acc, "row_exp": exp})
+                if len(rows) == config.drain or r == hidden - 1:
+                    noise = [{"acc": -1, "row_exp": 0}] * (config.drain - len(rows))
+                    at = {"index": r // config.drain * config.drain, "last": r == hidden - 1}
+                    items.append(raw(dut.i, rows=rows + noise, count=len(rows), info=info, **at))
+                    rows = []
         scale = power(base + down_base - 16)
         want += [(rounded(s * scale), int(r == hidden - 1)) for r, s in enumerate(sums)]
 
@@ -176,15 +181,17 @@ def check_combine(config: HardwareConfig, shapes: list[tuple[int, int]], paces: 
     simulate(dut, bench)
 
 
-def test_combine() -> None:
-    config = combine_config()
+@pytest.mark.parametrize("drain", [1, 2, 4])
+def test_combine(drain: int) -> None:
+    config = combine_config(drain=drain)
     shapes = [(32, 5), (32, 1), (7, 3), (2, 5), (2, 5), (3, 2), (31, 4), (2, 1), (32, 2)]
     check_combine(config, shapes, PACES, seed=2)
 
 
-def test_combine_two_rows_a_pass() -> None:
+@pytest.mark.parametrize("drain", [1, 2, 4])
+def test_combine_two_rows_a_pass(drain: int) -> None:
     """The least hidden size, passes queued up behind a slow sink: no row reads a sum before it is written."""
-    check_combine(combine_config(), [(2, 3), (2, 2), (2, 5), (2, 1), (2, 2)] * 3, PACES, seed=3)
+    check_combine(combine_config(drain=drain), [(2, 3), (2, 2), (2, 5), (2, 1), (2, 2)] * 3, PACES, seed=3)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -195,11 +202,11 @@ def test_combine_reaches_its_width(sign: int) -> None:
     largest = (1 << 23) - 1
     total = sign * config.down_bound * (largest << config.down_spread) * config.max_slots
     assert abs(total).bit_length() + 1 == config.combine_bits
-    acc = {"acc": sign * config.down_bound, "row_exp": 1 + config.down_spread, "last": 0}
+    row = {"acc": sign * config.down_bound, "row_exp": 1 + config.down_spread}
     items = []
     for slot in range(config.max_slots):
         info = {"weight": largest, "first": slot == 0, "final": slot == config.max_slots - 1, "base": -100}
-        items += [raw(dut.i, **acc, index=r, info=info) for r in range(4)]
+        items += [raw(dut.i, rows=[row], count=1, index=r, info=info) for r in range(4)]
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.down_base, 1)

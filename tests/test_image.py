@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 from test_compiler import ARRAYS, CASES, make
 
-from sw_model.compiler import Image
 from sw_model.errors import ExpertileError
+from sw_model.image import Image
 
 
 @pytest.fixture

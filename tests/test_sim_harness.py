@@ -68,6 +68,37 @@ def test_faults_are_named(core: Core, fault: int, message: str) -> None:
     assert np.array_equal(core.run(X), X)
 
 
+PAGES = [[np.full((3, 4), 7)], [np.full((2, 4), 10), np.full((5, 4), 20)]]
+
+
+@pytest.mark.parametrize(("latency", "bandwidth"), [(0, 1.0), (0, 0.3), (400, 1.0)])
+def test_pages_are_answered(library: Path, latency: int, bandwidth: float) -> None:
+    """Once a request, late and slowly as asked for; weights that are sent meanwhile do not mix with them."""
+    whole = 2 * (2 * 10 + 5 * 20) + 2  # what page 1 adds to the core's sum, tlast included
+    with Core(library, watchdog=100) as core:
+        core.serve_pages(PAGES, latency=latency, bandwidth=bandwidth)
+        core.run(X[:1])
+        begin = core.cycle
+        core.send_weights([np.array([[1, 0, 0, 2]])])
+        core.finish()
+        while core.read(4)[0] < whole + 4:
+            assert core.cycle < begin + latency + 100
+        assert core.cycle - begin >= latency + 6 / bandwidth - X.shape[1]
+        core.wait(100)
+        assert core.read(4)[0] == whole + 4
+        assert core.page_requests() == [(1, 2)]
+        assert core.page_requests(1) == []
+
+
+@pytest.mark.parametrize(("fault", "message"), [(7, "a page that there is not"), (8, "m_axis_page changed")])
+def test_bad_requests_are_named(library: Path, fault: int, message: str) -> None:
+    with Core(library, stalls=0.9, seed=1) as core:
+        core.serve_pages(PAGES)
+        core.write(0, fault)
+        with pytest.raises(RuntimeError, match=message):
+            core.run(X)
+
+
 def test_a_beat_too_many_is_named(core: Core) -> None:
     core.write(0, 5)
     core.run(X)
@@ -86,6 +117,8 @@ def test_misuse(library: Path) -> None:
     with pytest.raises(ValueError, match="probability"):
         Core(library, stalls=1.0)
     core = Core(library)
+    with pytest.raises(ValueError, match="bandwidth"):
+        core.serve_pages(PAGES, bandwidth=0)
     with pytest.raises(ValueError, match="lengths"):
         core.start(X.view(np.uint32), np.array([3]), 2, 4)
     core.close()

@@ -1,5 +1,6 @@
 """Whole random layers on the Verilated core: bit for bit the golden model, whatever the bus does."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sim.engines import open_engine
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
+from sw_model.formats import EXPERT_FORMATS
 
 pytestmark = pytest.mark.sim
 
@@ -49,6 +51,19 @@ def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> Non
     layer = random_quantised(case, config, seed=len(str(case)))
     with open_engine("verilator", layer, config, stalls=stalls, seed=layer.n_experts) as engine:
         check(engine, tokens(17, case.hidden, seed=case.hidden))
+
+
+@pytest.mark.parametrize(("drain", "columns"), [(2, 1), (4, 4)])
+@pytest.mark.parametrize("fmt", [*EXPERT_FORMATS, "mixed"])
+def test_any_width_gives_the_same_bits(fmt: str, drain: int, columns: int, config: HardwareConfig) -> None:
+    """Whole beats and ragged ones, groups of tiles smaller than a beat, with stalls and without."""
+    wide = replace(config, tiles=2 * drain, drain=drain, columns=columns)
+    for n, shape in enumerate(({"shared": 64, "gated": True}, *SHAPES[-4:])):
+        case = Case(fmt=fmt, shape=shape)
+        layer = random_quantised(case, wide, seed=n)
+        for stalls in (0.0, 0.35):
+            with open_engine("verilator", layer, wide, stalls=stalls, seed=n) as engine:
+                check(engine, tokens(9, case.hidden, seed=n))
 
 
 @pytest.mark.parametrize("seed", range(6))

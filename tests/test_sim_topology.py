@@ -25,12 +25,15 @@ CASES = [
 ]
 
 
+COLUMNS = HardwareConfig(
+    name="columns", tiles=4, columns=4, words=3072, scales=1536, max_hidden=96, max_intermediate=96,
+    max_experts=8, max_top_k=2, page_slots=8,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def config() -> HardwareConfig:
-    return HardwareConfig(
-        name="columns", tiles=4, columns=4, words=4096, scales=2048, max_hidden=96, max_intermediate=96,
-        max_experts=8, max_top_k=2,
-    )  # fmt: skip
+    return COLUMNS
 
 
 def predicted(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig, split: int | None) -> int:

@@ -276,6 +276,28 @@ def test_tokens_under_way():
     simulate(bench, slow_core)
 
 
+def test_requests_for_pages():
+    """A FETCH is answered with the next request, which is taken once, however often the frame is sent."""
+    requests = [0x00020005, 0x00010003, 0xFFFF0000]
+
+    async def core(ctx, bridge):
+        for request in requests:
+            await ticks(ctx, 40)
+            ctx.set(bridge.m_axis_page_tdata, request)
+            ctx.set(bridge.m_axis_page_tvalid, 1)
+            await until(ctx, bridge.m_axis_page_tready)
+            ctx.set(bridge.m_axis_page_tvalid, 0)
+
+    async def bench(ctx, host, bridge):
+        assert await host.ask(ctx, Kind.READ, 9, [address("ID")]) == Frame(Kind.DONE, 9, (ID_VALUE,))
+        for tag, request in enumerate(requests, start=10):
+            for _ in range(2):
+                assert await host.ask(ctx, Kind.FETCH, tag) == Frame(Kind.PAGE, tag, (request,))
+        assert await host.ask(ctx, Kind.FETCH, 20) == Frame(Kind.DONE, 20)
+
+    simulate(bench, core)
+
+
 def test_registers_while_a_token_waits():
     """No core takes the token: registers still answer, another token is refused, the first one is kept."""
     token = [5, 6, 7]

@@ -1,7 +1,7 @@
-"""``expertile bench``: how fast a MoE layer runs on the hardware, and how fast that is simulated."""
+"""``expertile bench``: how fast MoE layers run on the hardware, and how fast that is simulated."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,15 +11,6 @@ from expertile.output import console
 
 __all__ = ["command"]
 
-_COLUMNS = {
-    "format": "format",
-    "pattern": "tokens come",
-    "tokens": "tokens",
-    "cycles_per_token": "cycles a token",
-    "macs_per_cycle": "MACs a cycle",
-    "mac_utilisation": "utilisation",
-    "simulated_tokens_per_s": "simulated tokens/s",
-}
 _GATE_COLUMNS = {
     "layer": "layer",
     "experts_per_token": "experts a token",
@@ -41,29 +32,41 @@ def command(
     gate: Annotated[
         Path | None, typer.Option(help="Also measure what this gate.json saves, layer by layer.")
     ] = None,
+    record: Annotated[bool, typer.Option(help="Add the figures to docs/bench-history.json.")] = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for bench.json and bench.md.", show_default="build")
     ] = ROOT / "build",
 ) -> None:
-    """Measure the checkpoint's first MoE layer on Verilated hardware, every result checked against golden."""
-    from rich.table import Table
+    """Measure the checkpoint's MoE layers on Verilated hardware, every result checked against golden.
 
-    from sim import bench
+    Figures that are worse than the last ones recorded are an error.
+    """
+    from datetime import date
+
+    from sim import bench, bench_report
+    from sw_model.errors import ExpertileError
     from sw_model.gate_file import load
 
     gates = None if gate is None else load(gate)
-    rows = bench.run(config, tokens, checkpoint)
+    rows = bench_report.join(bench.run(config, tokens, checkpoint))
     saved = None if gates is None else bench.run_gate(config, gates, 4 * tokens, checkpoint)
-    bench.write(rows, output, saved)
-    grid = Table(*_COLUMNS.values(), title=f"configuration {rows[0]['config']}")
+    bench_report.write(rows, output, saved)
+    _show(rows, bench_report.COLUMNS, f"{rows[0]['layers']} layers of {rows[0]['model']}")
+    if saved:
+        _show(saved, _GATE_COLUMNS, "the gate: ratios to the same tokens without it")
+    console().print(f"{output / 'bench.json'}, {output / 'bench.md'}", soft_wrap=True)
+    if record:
+        bench_report.record(rows, date.today().isoformat())
+    elif worse := bench_report.regressions(rows):
+        raise ExpertileError(f"{'; '.join(worse)}; --record if that is meant")
+
+
+def _show(rows: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
+    from rich.table import Table
+
+    shown = {name: head for name, head in columns.items() if any(row.get(name) is not None for row in rows)}
+    grid = Table(*shown.values(), title=title)
     for row in rows:
-        cells = (row[name] for name in _COLUMNS)
+        cells = (row[name] for name in shown)
         grid.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
     console().print(grid)
-    if saved:
-        grid = Table(*_GATE_COLUMNS.values(), title="the gate: ratios to the same tokens without it")
-        for row in saved:
-            cells = (row[name] for name in _GATE_COLUMNS)
-            grid.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
-        console().print(grid)
-    console().print(f"{output / 'bench.json'}, {output / 'bench.md'}", soft_wrap=True)

@@ -86,9 +86,7 @@ def _read(path: Path) -> Any:
 
 def _cycles(bench: Any, config: str) -> dict[str, float]:
     """Cycles a token of INT4 by pattern, where the bench was of this configuration."""
-    rows = bench["rows"] if bench else []
-    return {
-        f"{row['pattern']}": row["cycles_per_token"]
-        for row in rows
-        if row["format"] == "int4" and row["config"] == config
-    }
+    for row in bench or []:
+        if row["format"] == "int4" and row["preset"] == config:
+            return {"stream": row["cycles_per_token"], "single": row["cycles_per_token_single"]}
+    return {}

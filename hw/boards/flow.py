@@ -23,9 +23,9 @@ from hw.boards.board import Board
 from hw.boards.hard_registers import use_hard_registers
 from hw.boards.netlist import trim_carries
 from hw.boards.ulx3s import ULX3S_85F
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
+from sw_model.image import Image
 
 __all__ = ["BOARDS", "SOURCES", "TOP", "build", "run_tool", "run_yosys", "synthesise", "write_verilog"]
 

@@ -311,6 +311,9 @@ class Bridge(wiring.Component):
                 m.d.sync += wait.eq(wait - 1)
                 with m.If(result["full"]):
                     answer(Kind.RESULT, result["words"], of_result=1)
+                with m.Elif(self.m_axis_page_tvalid):
+                    m.d.comb += self.m_axis_page_tready.eq(1)
+                    answer(Kind.PAGE, 1, self.m_axis_page_tdata)
                 with m.Elif(wait == 0):
                     answer(Kind.DONE, 0)
 

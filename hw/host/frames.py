@@ -25,7 +25,8 @@ twice.
     WEIGHTS           4 n: a packet of the weight stream, 4 words a beat, header beat first   DONE
     TOKEN             1 + n: TUSER, then the elements of a token, binary32   DONE
     FETCH             none            RESULT, n: the elements of the next token's result, once it is there;
-                                      DONE if it is not for a while
+                                      or PAGE, 1: expert [15:0] and slot [31:16] of a page that the core
+                                      waits for, to be sent as WEIGHTS; DONE if nothing is there for a while
 
     REFUSED           1: an Error; the command had no effect
 """
@@ -69,6 +70,7 @@ class Kind(IntEnum):
     DONE = 0x80
     REFUSED = 0x81
     RESULT = 0x82
+    PAGE = 0x83
 
 
 class Error(IntEnum):

@@ -65,18 +65,19 @@ _IDENTITY = (
         "CONTROL",
         0x008,
         Access.RW,
-        2,
+        3,
         "Start and housekeeping.",
         fields=(
             Field("enable", 0, 1, "Take tokens. Write the layer's registers and weights first."),
             Field("clear_counters", 1, 1, "Set every counter to 0.", pulse=True),
+            Field("flush_pages", 2, 1, "Forget which experts are on chip; while no token is.", pulse=True),
         ),
     ),
     Register(
         "STATUS",
         0x00C,
         Access.RO,
-        2,
+        3,
         "What the core is doing.",
         fields=(
             Field("busy", 0, 1, "A token is in the core."),
@@ -85,6 +86,12 @@ _IDENTITY = (
                 1,
                 1,
                 "A token was shorter or longer than HIDDEN: it was dropped. Cleared with the counters.",
+            ),
+            Field(
+                "error_weights",
+                2,
+                1,
+                "A weight packet was refused, or its tlast came early or late. Cleared with the counters.",
             ),
         ),
     ),
@@ -114,6 +121,11 @@ _LAYER = (
     ("GATE_PSI", 16, "Gate: threshold of level 3."),
     ("GATE_CAP", 8, "Gate: most experts a token."),
     *((f"GATE_TAU{j}", 16, f"Gate: density from which expert {j + 1} is allowed.") for j in range(MAX_TAU)),
+    ("PAGE_SLOTS", 8, "Page slots for routed experts; 0: all experts are on chip."),
+    ("PAGE_WORDS", 24, "Macro words of a page slot, in every tile."),
+    ("PAGE_SCALES", 24, "Scale entries of a page slot, in every tile."),
+    ("PAGE_WORD_BASE", 24, "First macro word of page slot 0."),
+    ("PAGE_SCALE_BASE", 24, "First scale entry of page slot 0."),
 )
 
 _FLAG_DOCS = {
@@ -148,6 +160,10 @@ _COUNTED = (
     ("ROUTED_CYCLES", "Cycles in which the array works for a routed expert."),
     ("ROUTED_READS", "Macro words read for rows of routed experts, over all tiles."),
     ("NIBBLE_PASSES", "Words multiplied (32 nibble MACs each) for matrix rows, over all tiles."),
+    ("PAGE_HITS", "Routed experts that were found in a page slot."),
+    ("PAGE_MISSES", "Routed experts that were asked for."),
+    ("PAGE_STALL_CYCLES", "Cycles in which the array could have begun a pass whose page was not there."),
+    ("WORDS_LOADED", "Macro words written by the weight stream, over all tiles."),
 )
 
 COUNTERS = tuple(name for name, _ in _COUNTED)

@@ -24,7 +24,7 @@ class ToFixed(wiring.Component):
     Latency: ``LATENCY`` moves. Equals :func:`sw_model.golden.to_fixed`.
     """
 
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, fraction: int) -> None:
         if not 0 <= fraction < FIXED_BITS - 1:
@@ -36,21 +36,24 @@ class ToFixed(wiring.Component):
         m = Module()
         whole = FIXED_BITS - 1 - self._fraction
         most = FIXED_BITS
+        # Distance, shift, rounding: a stage each.
         distance = whole - 1 - self.x.top
-        shift = Signal(range(most + 1))
-        m.d.comb += shift.eq(Mux(distance > most, most, distance))
+        shift = Signal(range(most + 1), reset_less=True)
+        x_mag = Signal(MAG_BITS, reset_less=True)
         moved = Signal(FIXED_BITS + 1, reset_less=True)
-        sign, over = Signal(reset_less=True), Signal(reset_less=True)
+        sign, over = (Signal(2, name=name, reset_less=True) for name in ("sign", "over"))
         rounded, mag = Signal(FIXED_BITS), Signal(FIXED_BITS)
         m.d.comb += [
             rounded.eq(round_even(moved, 2)),
-            mag.eq(Mux(over | (rounded > FIXED_MAX), FIXED_MAX, rounded)),
+            mag.eq(Mux(over[1] | (rounded > FIXED_MAX), FIXED_MAX, rounded)),
         ]
         with m.If(self.move):
             m.d.sync += [
-                moved.eq(shift_right_sticky(Cat(C(0, FIXED_BITS - 1 - MAG_BITS), self.x.mag), shift, most)),
-                sign.eq(self.x.sign),
-                over.eq(self.x.top > whole - 1),
-                self.y.eq(Mux(sign, -mag, mag)),
+                shift.eq(Mux(distance > most, most, distance)),
+                x_mag.eq(self.x.mag),
+                moved.eq(shift_right_sticky(Cat(C(0, FIXED_BITS - 1 - MAG_BITS), x_mag), shift, most)),
+                sign.eq(Cat(self.x.sign, sign[0])),
+                over.eq(Cat(self.x.top > whole - 1, over[0])),
+                self.y.eq(Mux(sign[1], -mag, mag)),
             ]
         return m

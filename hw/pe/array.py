@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
-from hw.pe.drain import Drain, PassInfo, row_layout
+from hw.pe.drain import Drain, PassInfo, rows_layout
 from hw.pe.reduction import Reduction
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
@@ -17,7 +17,7 @@ __all__ = ["PeArray"]
 
 
 class PeArray(wiring.Component):
-    """``tiles`` tiles under one sequencer; rows leave in order, one a cycle.
+    """``tiles`` tiles under one sequencer; rows leave in order, ``config.drain`` a cycle.
 
     Groups of 2**split neighbouring tiles share a row and split its blocks: with n = tiles / 2**split, row r
     of a pass is computed by group r mod n, and its block b by the group's tile b mod 2**split. The
@@ -29,7 +29,7 @@ class PeArray(wiring.Component):
     i : stream of {job (:func:`pass_layout`), info (:data:`PassInfo`)}
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
     act, act_shift : the blocks for ``step``, one a column, ``Tile.ACT_AT`` cycles later
-    o : stream of rows (:func:`row_layout`)
+    o : stream of beats of rows (:func:`rows_layout`)
     active : every tile computes; ``reads``, ``computes``: of how many tiles that work on a block of the
         matrix a word is read, a nibble is multiplied; ``routed``: for a routed expert
     load : weight loading: tile, address, a word or a scale entry
@@ -56,7 +56,7 @@ class PeArray(wiring.Component):
                 "step_valid": Out(1),
                 "act": In(256 * config.columns),
                 "act_shift": In(SHIFT_BITS * config.columns),
-                "o": Out(stream.Signature(row_layout(config))),
+                "o": Out(stream.Signature(rows_layout(config))),
                 "active": Out(1),
                 "reads": Out(range(config.tiles + 1)),
                 "computes": Out(range(config.tiles + 1)),

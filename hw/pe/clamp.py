@@ -12,27 +12,37 @@ from hw.numerics.scaled import SCALED
 from sw_model.formats import TOP_BITS
 from sw_model.golden import UP_FRACTION
 
-__all__ = ["Clamp"]
+__all__ = ["Clamp", "pair_layout"]
+
+
+def pair_layout(user: int) -> data.StructLayout:
+    """A gate row and its up row, with what accompanies them."""
+    return data.StructLayout({"gate": SCALED, "up": SCALED, "user": user})
 
 
 class Clamp(wiring.Component):
     """gate -> min(gate, limit);  up -> clip(up, +-limit) + 1, worked out in Q7.24.
 
+    Parameters
+    ----------
+    user : bits that accompany a pair
+
     Members
     -------
-    i, o : streams of {number, user}; gate, up, gate, up, ...
-    enable : off: numbers pass unchanged (with the same latency)
+    i, o : streams of :func:`pair_layout`
+    enable : steady; off: ``i`` is ``o``
     limit : SCALED, positive
 
-    Latency: ``LATENCY``. Throughput: one number a cycle. Equals the clamped part of
+    Latency: ``LATENCY`` where it is enabled. Throughput: one pair a cycle. Equals the clamped part of
     :func:`sw_model.golden.activate`.
     """
 
-    LATENCY = 1 + ToFixed.LATENCY + 1 + Normalise.LATENCY
+    _FRONT = 1 + ToFixed.LATENCY + 1  # limits, fixed point, plus 1
+    LATENCY = _FRONT + Normalise.LATENCY
 
-    def __init__(self, user: int = 2) -> None:
+    def __init__(self, user: int = 1) -> None:
         self._user = user
-        layout = data.StructLayout({"number": SCALED, "user": user})
+        layout = pair_layout(user)
         super().__init__(
             {
                 "i": In(stream.Signature(layout)),
@@ -44,53 +54,60 @@ class Clamp(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        aside = data.StructLayout({"number": SCALED, "user": self._user, "replace": 1})
+        beside = data.StructLayout({"gate": SCALED, "user": self._user})
         m.submodules.fixed = fixed = ToFixed(UP_FRACTION)
-        m.submodules.normalise = normalise = Normalise(FIXED_BITS + 1, aside.size)
-
+        m.submodules.normalise = normalise = Normalise(FIXED_BITS + 1, beside.size)
         move = Signal()
-        is_up = Signal()
-        m.d.comb += [
-            move.eq(~normalise.i.valid | normalise.i.ready),
-            self.i.ready.eq(move),
-            fixed.move.eq(move),
-        ]
-        number = self.i.payload.number
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += is_up.eq(~is_up)
+        m.d.comb += [move.eq(~normalise.i.valid | normalise.i.ready), fixed.move.eq(move)]
 
         # Normalised numbers compare by (top, magnitude).
         bias = 1 << (TOP_BITS - 1)
-        key = Cat(number.mag, (number.top + bias)[:TOP_BITS])
         limit_key = Cat(self.limit.mag, (self.limit.top + bias)[:TOP_BITS])
-        over = self.enable & (key > limit_key) & (is_up | ~number.sign)
-        depth = 1 + ToFixed.LATENCY + 1
-        line = [Signal(aside, name=f"aside{i}", reset_less=True) for i in range(depth)]
-        valid = Signal(depth)
+
+        def limited(number: data.View, both: bool) -> dict[str, object]:
+            over = Cat(number.mag, (number.top + bias)[:TOP_BITS]) > limit_key
+            if not both:
+                over &= ~number.sign
+            return {
+                "sign": number.sign,
+                "top": Mux(over, self.limit.top, number.top),
+                "mag": Mux(over, self.limit.mag, number.mag),
+            }
+
+        valid = Signal(self._FRONT)
+        line = [Signal(beside, name=f"beside{i}", reset_less=True) for i in range(self._FRONT)]
+        up = Signal(SCALED, reset_less=True)
         sum_ = Signal(signed(FIXED_BITS + 1), reset_less=True)
         m.d.comb += [
-            fixed.x.eq(line[0].number),
+            fixed.x.eq(up),
             normalise.i.valid.eq(valid[-1]),
             normalise.i.payload.value.eq(sum_),
             normalise.i.payload.exp.eq(-UP_FRACTION),
             normalise.i.payload.user.eq(line[-1]),
         ]
+        pair = self.i.payload
         with m.If(move):
             m.d.sync += [
-                valid.eq(Cat(self.i.valid, valid[:-1])),
-                line[0].number.sign.eq(number.sign),
-                line[0].number.top.eq(Mux(over, self.limit.top, number.top)),
-                line[0].number.mag.eq(Mux(over, self.limit.mag, number.mag)),
-                line[0].user.eq(self.i.payload.user),
-                line[0].replace.eq(self.enable & is_up),
+                valid.eq(Cat(self.i.valid & self.enable, valid[:-1])),
+                *[line[0].gate[name].eq(v) for name, v in limited(pair.gate, both=False).items()],
+                *[up[name].eq(v) for name, v in limited(pair.up, both=True).items()],
+                line[0].user.eq(pair.user),
                 *[b.eq(a) for a, b in pairwise(line)],
                 sum_.eq(fixed.y + C(1 << UP_FRACTION)),
             ]
-        out = data.View(aside, normalise.o.payload.user)
+        out = data.View(beside, normalise.o.payload.user)
         m.d.comb += [
-            self.o.valid.eq(normalise.o.valid),
+            self.o.payload.eq(pair),
+            self.o.valid.eq(self.i.valid),
+            self.i.ready.eq(self.o.ready),
             normalise.o.ready.eq(self.o.ready),
-            self.o.payload.number.eq(Mux(out.replace, normalise.o.payload.number, out.number)),
-            self.o.payload.user.eq(out.user),
         ]
+        with m.If(self.enable):
+            m.d.comb += [
+                self.o.payload.gate.eq(out.gate),
+                self.o.payload.up.eq(normalise.o.payload.number),
+                self.o.payload.user.eq(out.user),
+                self.o.valid.eq(normalise.o.valid),
+                self.i.ready.eq(move),
+            ]
         return m

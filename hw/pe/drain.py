@@ -1,7 +1,7 @@
-"""Drain: the tiles' results, a group of rows at a time, lined up as a stream of rows."""
+"""Drain: the tiles' results, a group of rows at a time, lined up as a stream of beats of rows."""
 
 from amaranth.hdl import Array as Choice
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
@@ -12,7 +12,7 @@ from sw_model.formats import ROW_EXP_BITS, TOP_BITS
 from sw_model.tables import WEIGHT_BITS
 from sw_model.topology import SPLIT_BITS
 
-__all__ = ["Drain", "Kind", "PassInfo", "result_layout", "row_layout"]
+__all__ = ["Drain", "Kind", "PassInfo", "result_layout", "rows_layout"]
 
 
 class Kind(enum.Enum, shape=2):
@@ -38,12 +38,18 @@ PassInfo = data.StructLayout(
 )
 
 
-def row_layout(config: HardwareConfig) -> data.StructLayout:
-    """One row result: acc * 2**(row_exp + info.base); ``index`` in its matrix, ``last`` of it."""
+def result_layout(config: HardwareConfig) -> data.StructLayout:
+    """What a tile, or a group of tiles, has when a row is done: acc * 2**(row_exp - ROW_EXP_BIAS)."""
+    return data.StructLayout({"acc": signed(config.acc_bits), "row_exp": ROW_EXP_BITS})
+
+
+def rows_layout(config: HardwareConfig) -> data.StructLayout:
+    """A beat: the first ``count`` of ``drain`` row results, acc * 2**(row_exp + info.base); ``index`` of the
+    first in the matrix, a multiple of ``drain``; ``last`` of the pass."""
     return data.StructLayout(
         {
-            "acc": signed(config.acc_bits),
-            "row_exp": ROW_EXP_BITS,
+            "rows": data.ArrayLayout(result_layout(config), config.drain),
+            "count": range(config.drain + 1),
             "index": 16,
             "last": 1,
             "info": PassInfo,
@@ -51,13 +57,8 @@ def row_layout(config: HardwareConfig) -> data.StructLayout:
     )
 
 
-def result_layout(config: HardwareConfig) -> data.StructLayout:
-    """What a tile, or a group of tiles, has when a row is done: acc * 2**(row_exp - ROW_EXP_BIAS)."""
-    return data.StructLayout({"acc": signed(config.acc_bits), "row_exp": ROW_EXP_BITS})
-
-
 class Drain(wiring.Component):
-    """Row r of a pass is the result r mod (tiles / 2**split); rows leave in order, one a cycle.
+    """Row r of a pass is the result r mod (tiles / 2**split); rows leave in order, ``config.drain`` a cycle.
 
     When the tiles have finished a row each (2**split of them one together), the group of results moves
     into a small store; a new group may be started only when there is room for it, so the tiles never stall
@@ -68,12 +69,13 @@ class Drain(wiring.Component):
     info : stream of what goes with the rows (:data:`PassInfo`), an item a pass, in the passes' order
     start : a group is started; ``credit``: the next one may be
     results, done : results (:func:`result_layout`), the first tiles / 2**split of use, when they are finished
-    o : stream of rows (:func:`row_layout`)
+    o : stream of beats (:func:`rows_layout`)
 
-    Latency: 2 from ``done`` to the group's first row. Throughput: one row a cycle.
+    Latency: 2 from ``done`` to the group's first rows. Throughput: a beat a cycle; where a group is smaller
+    than a beat, a group a cycle.
     """
 
-    GROUPS = 8  # covers the latency from a row's start to its drain where rows take four steps
+    GROUPS = 16  # covers the latency from a row's start to its drain where rows take four steps
 
     def __init__(self, config: HardwareConfig) -> None:
         self._config = config
@@ -84,7 +86,7 @@ class Drain(wiring.Component):
                 "credit": Out(1),
                 "results": In(data.ArrayLayout(result_layout(config), config.tiles)),
                 "done": In(1),
-                "o": Out(stream.Signature(row_layout(config))),
+                "o": Out(stream.Signature(rows_layout(config))),
             }
         )
 
@@ -112,27 +114,45 @@ class Drain(wiring.Component):
         ]
 
         info = data.View(PassInfo, infos.r_data)
-        tile = Signal(range(max(2, tiles)))
-        index = Signal(16)
-        last = Signal()
-        chosen = Choice(read.data[t] for t in range(tiles))[tile]
-        m.d.comb += last.eq(index == info.rows - 1)
+        width, least = self._config.drain, tiles // self._config.columns
+        group, take = Signal(range(tiles + 1)), Signal(range(width + 1))  # results of a group, of them now
+        at = Signal(range(max(2, tiles)))  # of the group: those before have left
+        index, next_index = Signal(16), Signal(17)  # rows that have left
+        within = Signal(range(max(2, width)))  # of the beat: rows that are there
+        last, whole, move = Signal(), Signal(), Signal()
+        m.d.comb += [
+            group.eq(tiles >> info.split if least < tiles else tiles),
+            take.eq(Mux(group < width, group, width) if least < width else width),
+            next_index.eq(index + take),
+            last.eq(next_index >= info.rows),
+            whole.eq(last | (within + take == width)),
+            freed.eq(move & (last | (at + take == group))),
+            move.eq((~self.o.valid | self.o.ready) & (stored != 0)),
+            infos.r_en.eq(move & last),
+        ]
+        out = self.o.payload
         with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += self.o.valid.eq(stored != 0)
-            with m.If(stored != 0):
-                m.d.sync += [
-                    self.o.payload.acc.eq(chosen.acc),
-                    self.o.payload.row_exp.eq(chosen.row_exp),
-                    self.o.payload.index.eq(index),
-                    self.o.payload.last.eq(last),
-                    self.o.payload.info.eq(info),
-                    tile.eq(tile + 1),
-                    index.eq(index + 1),
-                ]
-                m.d.comb += freed.eq(last | (tile == (tiles >> info.split) - 1))
-                with m.If(freed):
-                    m.d.sync += tile.eq(0)
-                with m.If(last):
-                    m.d.sync += index.eq(0)
-                    m.d.comb += infos.r_en.eq(1)
+            m.d.sync += self.o.valid.eq((stored != 0) & whole)
+        with m.If(move):
+            m.d.sync += [
+                out.last.eq(last),
+                out.info.eq(info),
+                out.count.eq(Mux(last, info.rows - (index - within), width)),
+                at.eq(Mux(freed, 0, at + take)),
+                index.eq(Mux(last, 0, next_index)),
+                within.eq(Mux(whole, 0, within + take)),
+            ]
+            with m.If(within == 0):
+                m.d.sync += out.index.eq(index)
+            for lane in range(width):
+                # A group at least as large as a beat gives whole beats; of a smaller one, each gives a part.
+                parts = [read.data[first + lane] for first in range(0, tiles, width)]
+                chosen = Choice(parts)[at[(width - 1).bit_length() :]] if len(parts) > 1 else parts[0]
+                with m.If(group >= width if least < width else 1):
+                    m.d.sync += out.rows[lane].eq(chosen)
+                n = least
+                while n < width:
+                    with m.If((group == n) & (within == lane // n * n)):
+                        m.d.sync += out.rows[lane].eq(read.data[lane % n])
+                    n *= 2
         return m

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from hw.pe.activations import ActivationBuffer
 from hw.pe.beats import Beats
 from hw.pe.blocks import BlockSequencer, block_layout, read_layout
-from hw.pe.drain import PassInfo, row_layout
+from hw.pe.drain import PassInfo, rows_layout
 from hw.pe.engine import Engine, lanes
 from hw.pe.sequencer import pass_layout
 from sw_model.config import HardwareConfig
@@ -28,7 +28,7 @@ class LookupArray(wiring.Component):
     i : stream of {job (:func:`~hw.pe.sequencer.pass_layout`), info (:data:`~hw.pe.drain.PassInfo`)}
     step, step_valid : the block that is read in this cycle (:func:`~hw.pe.blocks.read_layout`)
     act, act_shift : that block, ``ActivationBuffer.LATENCY`` cycles later
-    o : stream of rows (:func:`~hw.pe.drain.row_layout`)
+    o : stream of beats of rows (:func:`~hw.pe.drain.rows_layout`)
     active, reads, computes, routed : what the engine will do with the block: array cycles, macro words of
         rows of the matrix read, and multiplied; for a routed expert
     load : weight loading: tile, address, a word or a scale entry
@@ -57,7 +57,7 @@ class LookupArray(wiring.Component):
                 "step_valid": Out(1),
                 "act": In(8 * BLOCK),
                 "act_shift": In(SHIFT_BITS),
-                "o": Out(stream.Signature(row_layout(config))),
+                "o": Out(stream.Signature(rows_layout(config))),
                 "active": counts["cycles"],
                 "reads": counts["words"],
                 "computes": counts["words"],

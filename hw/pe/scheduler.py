@@ -43,6 +43,7 @@ class Scheduler(wiring.Component):
     x_release : that bank has been read, it may be filled again (one cycle)
     context_addr, context : to and from the :class:`~hw.pe.contexts.ContextTable`
     route, route_done, route_ack : from and to the :class:`~hw.router.router.Router`
+    here : of each chosen expert, whether its weights are on chip; ``waits``: the next pass waits for them
     h_vectors : stream of what the h of a token will be, as soon as it is known
     h_block_done, h_top : a block of h has been quantised (one cycle); the token's largest h exponent
     h_release : all of a token's h has been read (one cycle)
@@ -68,6 +69,8 @@ class Scheduler(wiring.Component):
                 "route": In(route_layout(config)),
                 "route_done": In(1),
                 "route_ack": Out(1),
+                "here": In(config.max_top_k),
+                "waits": Out(1),
                 "h_vectors": Out(stream.Signature(vectors_layout())),
                 "h_block_done": In(1),
                 "h_top": In(signed(TOP_BITS)),
@@ -229,8 +232,11 @@ class Scheduler(wiring.Component):
                 m.d.comb += self.context_addr.eq(expert)
                 m.next = "UP"
             with m.State("UP"):
+                here = self.here.bit_select(rank, 1)
                 m.d.comb += [
                     *gate_up(layer.INTERMEDIATE, bank),
+                    put.eq(free & here),
+                    self.waits.eq(~here & ~self.o.valid),
                     job.routed.eq(1),
                     use.x.eq(last_rank << bank),
                     self.context_addr.eq(expert),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.numerics.normalise import Normalise
 from hw.numerics.scaled import SCALED, round_even
 from hw.numerics.sigmoid import Sigmoid
+from hw.pe.clamp import pair_layout
 from sw_model.formats import MAG_BITS, TOP_BITS
 from sw_model.golden import ALPHA_FRACTION
 from sw_model.tables import EXP2_FRACTION, PROB_FRACTION
@@ -21,28 +22,28 @@ class SwiGlu(wiring.Component):
 
     Members
     -------
-    i : stream of {number, user}; gate, up, gate, up, ...; the up item's user bits go on
+    i : stream of :func:`~hw.pe.clamp.pair_layout`
     o : stream of {number, user}
     alpha : Q1.16, steady
 
     Parameters
     ----------
-    user : bits that accompany a result
+    user : bits that accompany a pair, and its result
 
-    Latency: ``LATENCY`` from an up item. Throughput: one pair in two cycles, as they come.
+    Latency: ``LATENCY``. Throughput: one pair a cycle.
     Equals the products of :func:`sw_model.golden.activate`.
     """
 
     _FRONT = 1 + Sigmoid.LATENCY + 1  # pair, sigmoid, last product
     LATENCY = _FRONT + Normalise.LATENCY
 
-    def __init__(self, user: int = 2) -> None:
+    def __init__(self, user: int = 1) -> None:
         self._user = user
-        layout = data.StructLayout({"number": SCALED, "user": user})
+        result = data.StructLayout({"number": SCALED, "user": user})
         super().__init__(
             {
-                "i": In(stream.Signature(layout)),
-                "o": Out(stream.Signature(layout)),
+                "i": In(stream.Signature(pair_layout(user))),
+                "o": Out(stream.Signature(result)),
                 "alpha": In(ALPHA_FRACTION + 1),
             }
         )
@@ -61,29 +62,20 @@ class SwiGlu(wiring.Component):
             sigmoid.move.eq(move),
             sigmoid.alpha.eq(self.alpha),
         ]
-        second = Signal()
-        gate = Signal(SCALED)
-        accept = Signal()
-        m.d.comb += accept.eq(self.i.valid & self.i.ready)
-        with m.If(accept):
-            m.d.sync += second.eq(~second)
-            with m.If(~second):
-                m.d.sync += gate.eq(self.i.payload.number)
-
         # Stage 1 holds the pair. The sigmoid starts with it; the product waits for it.
         valid = Signal(self._FRONT)
         m.d.comb += normalise.i.valid.eq(valid[-1])
         users = [Signal(self._user, name=f"user{i}", reset_less=True) for i in range(self._FRONT)]
-        up, gate1 = Signal(SCALED), Signal(SCALED)
+        up, gate1 = Signal(SCALED, reset_less=True), Signal(SCALED, reset_less=True)
         product = Signal(2 * MAG_BITS, reset_less=True)
         top2, sign2 = Signal(signed(TOP_BITS), reset_less=True), Signal(reset_less=True)
         m.d.comb += sigmoid.x.eq(gate1)
         with m.If(move):
             m.d.sync += [
-                valid.eq(Cat(accept & second, valid[:-1])),
+                valid.eq(Cat(self.i.valid, valid[:-1])),
                 *[b.eq(a) for a, b in zip([self.i.payload.user, *users], users, strict=False)],
-                gate1.eq(gate),
-                up.eq(self.i.payload.number),
+                gate1.eq(self.i.payload.gate),
+                up.eq(self.i.payload.up),
                 product.eq(gate1.mag * up.mag),
                 top2.eq(gate1.top + up.top),
                 sign2.eq(gate1.sign ^ up.sign),

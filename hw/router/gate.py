@@ -12,9 +12,9 @@ from hw.router.density import Density
 from hw.router.domain import Domain
 from hw.router.entropy import DISTANCE_BITS, Entropy
 from hw.router.q78 import Q78, saturate
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
 from sw_model.gate import ENTROPY_SCALE_FRACTION, FRACTION, MAX_TAU
+from sw_model.image import Image
 from sw_model.tables import EXP2
 
 __all__ = ["GATE", "SIDE", "Gate"]

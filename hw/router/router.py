@@ -15,9 +15,9 @@ from hw.router.admission import candidates_layout
 from hw.router.choice import SCORE_BITS, Choice
 from hw.router.gate import GATE, SIDE, Gate
 from hw.router.weights import RoutingWeights
-from sw_model.compiler import Image
 from sw_model.config import HardwareConfig
 from sw_model.golden import ALPHA_FRACTION, LOGIT_FRACTION
+from sw_model.image import Image
 from sw_model.tables import EXP2_FRACTION, PROB_FRACTION
 
 __all__ = ["RULE", "Router", "route_layout"]
