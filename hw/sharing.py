@@ -40,7 +40,7 @@ def shared(
 ) -> wiring.Component | Instance:
     """``component``, or under :class:`Sharing` an instance of module ``name``.
 
-    All components of a name must be alike, parameters and initial contents included, and use the domain "sync"
-    and ``domains``.
+    All components of a name must be alike, parameters and initial contents included, and use the domain
+    "sync" and ``domains``.
     """
     return platform.instance(name, component, domains) if isinstance(platform, Sharing) else component

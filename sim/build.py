@@ -139,10 +139,10 @@ def build_serial(verilog: str) -> Path:
 
 
 def _library(verilog: str, top: str, harness: Path) -> Path:
-    program = verilator()
-    env = {**os.environ, **sim_environment()}
     from hw.verilog import array_clock
 
+    program = verilator()
+    env = {**os.environ, **sim_environment()}
     ratio = array_clock(verilog)
     clock = (f"-DARRAY_CLOCK={ratio}",) if ratio > 1 else ()
     verilate = (*_VERILATE, "--top-module", top, "--prefix", f"V{top}")

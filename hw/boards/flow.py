@@ -18,9 +18,7 @@ from typing import Any
 from amaranth.back import verilog as amaranth_verilog
 
 from hw import verilog
-from hw.boards.absorb import absorb_luts
 from hw.boards.board import Board
-from hw.boards.hard_registers import use_hard_registers
 from hw.boards.netlist import trim_carries
 from hw.boards.ulx3s import ULX3S_85F
 from sw_model.config import HardwareConfig
@@ -35,7 +33,6 @@ TOP = "board_top"
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
-SHARED = "*expertile_tile"  # modules that are alike, see :mod:`hw.sharing`
 SEED = 1  # of the placer: the same bitstream every time
 #: Cells of the synthesised netlist that a resource is counted by.
 SYNTHESISED = {"bram": ("DP16KD", "PDPW16KD"), "dsp": ("MULT18X18D",), "ff": ("TRELLIS_FF",)}
@@ -131,13 +128,7 @@ def synthesise(work: Path, sources: Sequence[str], top: str, options: str = SYNT
     """
     commands = [
         *(f"read_verilog {name}" for name in sources),
-        # Tiles are synthesised once, then made part of the whole.
-        f"setattr -mod -set keep_hierarchy 1 {SHARED}",
-        f"synth_ecp5 -top {top} {options}",
-        f"setattr -mod -unset keep_hierarchy {SHARED}",
-        "flatten",
-        "opt_clean -purge",
-        f"write_json {top}.json",
+        f"synth_ecp5 -top {top} {options} -json {top}.json",
         "tee -o stat.json stat -json",
     ]
     run_yosys(commands, work, "yosys.log")
@@ -188,10 +179,7 @@ def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> 
 def _trim(work: Path) -> None:
     path = work / f"{TOP}.json"
     netlist = json.loads(path.read_text())
-    module = netlist["modules"][TOP]
-    absorb_luts(module)
-    trim_carries(module)
-    use_hard_registers(module)
+    trim_carries(netlist["modules"][TOP])
     path.write_text(json.dumps(netlist))
 
 
@@ -204,8 +192,6 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
         "--report", "nextpnr.json",
         "--log", "nextpnr.log",
         "--seed", str(SEED),
-        # Wires matter more than their sum: without it the router does not end on large arrays.
-        "--placer-heap-beta", "0.5",
         # A clock that is missed is reported, not refused: the user sees by how much.
         "--timing-allow-fail",
     ]  # fmt: skip

@@ -48,30 +48,10 @@ def dividers(oscillator_mhz: float, clock_mhz: float) -> Dividers:
 
 
 def instance(
-    clock: Signal,
-    oscillator_mhz: float,
-    output: Signal,
-    clock_mhz: float,
-    lock: Signal,
-    slower: Signal | None = None,
-    ratio: int = 1,
+    clock: Signal, oscillator_mhz: float, output: Signal, clock_mhz: float, lock: Signal
 ) -> Instance:
-    """The primitive, with feedback from its output, no phase shift, and nothing dynamic.
-
-    ``slower`` : a second output, of ``clock_mhz / ratio``
-    """
+    """The primitive, with feedback from its output, no phase shift, and nothing dynamic."""
     d = dividers(oscillator_mhz, clock_mhz)
-    second = {}
-    if slower is not None:
-        second = {
-            "a_FREQUENCY_PIN_CLKOS": f"{clock_mhz / ratio:g}",
-            "p_OUTDIVIDER_MUXB": "DIVB",
-            "p_CLKOS_ENABLE": "ENABLED",
-            "p_CLKOS_DIV": d.output * ratio,
-            "p_CLKOS_CPHASE": d.output // 2 - 1,
-            "p_CLKOS_FPHASE": 0,
-            "o_CLKOS": slower,
-        }
     return Instance(
         "EHXPLLL",
         a_FREQUENCY_PIN_CLKI=f"{oscillator_mhz:g}",
@@ -106,5 +86,4 @@ def instance(
         i_ENCLKOP=C(0, 1),
         o_CLKOP=output,
         o_LOCK=lock,
-        **second,
     )

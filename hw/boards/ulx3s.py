@@ -54,12 +54,7 @@ class Ulx3s(wiring.Component):
         m = Module()
         m.domains.sync = ClockDomain()
         lock = Signal()
-        ratio = self._config.array_clock
-        array_clk = Signal()
-        core_clk = (ClockSignal(), CLOCK_MHZ, lock) if ratio == 1 else (
-            array_clk, CLOCK_MHZ * ratio, lock, ClockSignal(), ratio
-        )  # fmt: skip
-        m.submodules.pll = pll.instance(self.clk25, OSCILLATOR_MHZ, *core_clk)
+        m.submodules.pll = pll.instance(self.clk25, OSCILLATOR_MHZ, ClockSignal(), CLOCK_MHZ, lock)
         m.submodules.reset = ResetSynchronizer(~lock | self.button_reset)
         resetn = Signal(reset_less=True)
         bridge_reset = Signal()
@@ -82,7 +77,6 @@ class Ulx3s(wiring.Component):
             MODULE,
             i_aclk=ClockSignal(),
             i_aresetn=resetn,
-            **({"i_array_clk": array_clk} if ratio > 1 else {}),
             **{
                 f"{'i' if member.flow is Out else 'o'}_{name}": getattr(bridge, name)
                 for name, member in AXI.items()

@@ -17,8 +17,8 @@ class Beats(wiring.Component):
 
     Parameters
     ----------
-    lanes : rows that come at a time, a multiple of ``config.drain``; ``tiles / lanes`` times that are a group.
-        Behind the last row of a pass, the rest of its group is dropped.
+    lanes : rows that come at a time, a multiple of ``config.drain``; ``tiles / lanes`` times that are a
+        group. Behind the last row of a pass, the rest of its group is dropped.
 
     Members
     -------
