@@ -189,7 +189,7 @@ class LayerEngine:
             tally.experts_used = got.counters["EXPERTS_USED"]
             tally.cycles = got.counters["BUSY_CYCLES"]
             tally.passes = got.counters["NIBBLE_PASSES"]
-            tally.pass_slots = self._config.tiles * tally.cycles
+            tally.pass_slots = self._config.tiles * self._config.array_clock * tally.cycles
             if self._pages is not None:
                 tally.page_stalls = got.counters["PAGE_STALL_CYCLES"]
         return LayerResult(

@@ -20,6 +20,7 @@ from hw.pe.array import PeArray
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
+from hw.pe.lookup_array import LookupArray
 from hw.pe.paging import LOCATION, REQUEST, Paging
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.serialiser import Serialiser
@@ -51,7 +52,7 @@ _GATE_REGISTERS = {
     "psi": "PSI",
     "cap": "CAP",
 }
-_EVENTS = ("active", "active_rows", "reads", "computes", "routed")
+_EVENTS = ("active", "reads", "computes", "routed")
 _PAGE_EVENTS = ("page_hit", "page_miss", "page_stall")
 
 
@@ -78,8 +79,8 @@ class MoELayer(wiring.Component):
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
     page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
         :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
-    busy, active, active_rows, reads, computes, routed, expert_used, removed, removed_valid, empty,
-        token_done, page_hit, page_miss, page_stall : events for the counters
+    busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty, token_done, page_hit,
+        page_miss, page_stall : events for the counters
 
     The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
@@ -91,7 +92,7 @@ class MoELayer(wiring.Component):
             words = [_integers(tile) for tile in image.words]
             scales = image.scales.tolist()
             contexts = _integers(image.contexts)
-        self._array = PeArray(config, words, scales)
+        self._array = (PeArray if config.body == "dsp" else LookupArray)(config, words, scales)
         self._contexts = ContextTable(config, contexts)
         self._router = Router(config, image)
         array, router = self._array.signature.members, self._router.signature.members

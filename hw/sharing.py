@@ -19,8 +19,8 @@ class Sharing:
     def __init__(self) -> None:
         self.modules: dict[str, str] = {}
 
-    def instance(self, name: str, component: wiring.Component) -> Instance:
-        """``component`` as an instance of module ``name``, in the domain "sync"."""
+    def instance(self, name: str, component: wiring.Component, domains: tuple[str, ...]) -> Instance:
+        """``component`` as an instance of module ``name``, in the domain "sync" and further ``domains``."""
         if name not in self.modules:
             self.modules[name] = verilog.convert(
                 component, name=name, emit_src=False, strip_internal_attrs=True
@@ -30,13 +30,17 @@ class Sharing:
             f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}": Value.cast(value)
             for path, member, value in component.signature.flatten(component)
         }
+        for domain in domains:
+            ports |= {f"i_{domain}_clk": ClockSignal(domain), f"i_{domain}_rst": ResetSignal(domain)}
         return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
 
 
-def shared(component: wiring.Component, name: str, platform: object) -> wiring.Component | Instance:
+def shared(
+    component: wiring.Component, name: str, platform: object, domains: tuple[str, ...] = ()
+) -> wiring.Component | Instance:
     """``component``, or under :class:`Sharing` an instance of module ``name``.
 
-    All components of a name must be alike, parameters and initial contents included, and use clock and reset
-    of one domain.
+    All components of a name must be alike, parameters and initial contents included, and use the domain
+    "sync" and ``domains``.
     """
-    return platform.instance(name, component) if isinstance(platform, Sharing) else component
+    return platform.instance(name, component, domains) if isinstance(platform, Sharing) else component

@@ -2,6 +2,7 @@
 
 from amaranth.hdl import Cat, ClockDomain, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from hw.host.axil import SIGNALS, RegisterFile
@@ -9,11 +10,12 @@ from hw.host.registers import COUNTERS, LAYER_WIDTHS, config_id
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
+from hw.pe.lookup_array import ARRAY_DOMAIN
 from hw.router.gate import SIDE
 from sw_model.config import HardwareConfig
 from sw_model.image import Image
 
-__all__ = ["PORTS", "Top"]
+__all__ = ["PORTS", "Top", "ports"]
 
 
 def _axis(prefix: str, width: int, flow: type) -> dict:
@@ -39,6 +41,11 @@ PORTS = {
 }
 
 
+def ports(config: HardwareConfig) -> dict:
+    """:data:`PORTS`, and the array's clock where it is not the core's."""
+    return {**PORTS, "array_clk": In(1)} if config.array_clock > 1 else PORTS
+
+
 class Top(wiring.Component):
     """One MoE layer as an AXI peripheral.
 
@@ -51,6 +58,7 @@ class Top(wiring.Component):
     Members
     -------
     aclk, aresetn : clock; synchronous reset, active low (the weights outlive it)
+    array_clk : the array's clock, where ``config.array_clock`` is above 1; of any phase and frequency
     s_axil_* : AXI4-Lite, see :mod:`hw.host.registers`
     s_axis_x_*, m_axis_y_* : tokens, a binary32 element a beat, tlast at the end of a token; s_axis_x_tuser
         with the first beat: information [7:0], domain tag [14:8], tagged [15] (:data:`hw.router.gate.SIDE`)
@@ -61,12 +69,17 @@ class Top(wiring.Component):
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
         self._config = config
         self._image = image
-        super().__init__(PORTS)
+        super().__init__(ports(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.domains.sync = domain = ClockDomain()
         m.d.comb += [domain.clk.eq(self.aclk), domain.rst.eq(~self.aresetn)]
+        if self._config.array_clock > 1:
+            array = ClockDomain(ARRAY_DOMAIN)
+            m.domains += array
+            m.d.comb += array.clk.eq(self.array_clk)
+            m.submodules.array_reset = ResetSynchronizer(domain.rst, domain=ARRAY_DOMAIN)
 
         reset = {} if self._image is None else {**self._image.registers, "CONTROL": 1}
         m.submodules.registers = registers = RegisterFile(reset)
@@ -148,10 +161,10 @@ class Top(wiring.Component):
                     ("REMOVED_DENSITY", "REMOVED_DOMAIN", "REMOVED_COST", "REMOVED_CAP")
                 )
             },
-            "WORD_READS": Mux(core.reads, core.active_rows, 0),
-            "ROUTED_CYCLES": core.routed,
-            "ROUTED_READS": Mux(core.reads & core.routed, core.active_rows, 0),
-            "NIBBLE_PASSES": Mux(core.computes, core.active_rows, 0),
+            "WORD_READS": core.reads,
+            "ROUTED_CYCLES": Mux(core.routed, core.active, 0),
+            "ROUTED_READS": Mux(core.routed, core.reads, 0),
+            "NIBBLE_PASSES": core.computes,
             "PAGE_HITS": core.page_hit,
             "PAGE_MISSES": core.page_miss,
             "PAGE_STALL_CYCLES": core.page_stall,

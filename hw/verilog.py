@@ -11,13 +11,14 @@ from amaranth.lib.wiring import In
 
 from hw.host.registers import REGISTERS
 from hw.sharing import Sharing
-from hw.top import PORTS, Top
+from hw.top import Top, ports
 from sw_model.config import HardwareConfig
 from sw_model.image import Image
 
-__all__ = ["MODULE", "describe", "generate"]
+__all__ = ["MODULE", "array_clock", "describe", "generate"]
 
 MODULE = "expertile_top"
+_RATIO = "array_clk / aclk"
 
 
 _ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
@@ -27,15 +28,24 @@ def generate(config: HardwareConfig, image: Image | None = None) -> str:
     """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in."""
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
     top = Top(config, image)
-    ports = [getattr(top, name) for name in PORTS]
+    members = [getattr(top, name) for name in ports(config)]
     platform = Sharing()
     text = verilog.convert(
-        top, name=MODULE, platform=platform, ports=ports, emit_src=False, strip_internal_attrs=True
+        top, name=MODULE, platform=platform, ports=members, emit_src=False, strip_internal_attrs=True
     )
     text = "\n".join([text, *platform.modules.values()])
     # Memories are not cleared at the start, as in silicon (tables keep their contents): nothing leans on it,
     # and the text is a fraction of the size.
-    return _ZERO_MEMORY.sub("", text)
+    text = _ZERO_MEMORY.sub("", text)
+    if config.array_clock > 1:
+        text = f"// {_RATIO} = {config.array_clock}\n{text}"
+    return text
+
+
+def array_clock(text: str) -> int:
+    """How many times the core's clock the array's is meant to be, of a Verilog text of :func:`generate`."""
+    found = re.match(rf"// {_RATIO} = (\d+)\n", text)
+    return int(found[1]) if found else 1
 
 
 def describe(config: HardwareConfig) -> dict:
@@ -56,7 +66,7 @@ def describe(config: HardwareConfig) -> dict:
                 "direction": "input" if member.flow is In else "output",
                 "width": member.shape,
             }
-            for name, member in PORTS.items()
+            for name, member in ports(config).items()
         ],
         "registers": [
             {

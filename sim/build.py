@@ -139,10 +139,14 @@ def build_serial(verilog: str) -> Path:
 
 
 def _library(verilog: str, top: str, harness: Path) -> Path:
+    from hw.verilog import array_clock
+
     program = verilator()
     env = {**os.environ, **sim_environment()}
+    ratio = array_clock(verilog)
+    clock = (f"-DARRAY_CLOCK={ratio}",) if ratio > 1 else ()
     verilate = (*_VERILATE, "--top-module", top, "--prefix", f"V{top}")
-    flags = " ".join((*verilate, *_CXX, *_MAKE, *_LINK))
+    flags = " ".join((*verilate, *_CXX, *_MAKE, *_LINK, *clock))
     sources = (harness, _ROOM / "random.h")
     name = "verilator-" + key(verilog, *(p.read_bytes() for p in sources), verilator_version(), flags)
 
@@ -162,6 +166,7 @@ def _library(verilog: str, top: str, harness: Path) -> Path:
                 _FAST,
                 *_CXX,
                 *_LINK,
+                *clock,
                 "-I",
                 "obj",
                 "-I",

@@ -206,6 +206,8 @@ async def layer(dut: Any) -> None:
     for name in _INPUTS:
         getattr(dut, name).value = 0
     Clock(dut.aclk, _PERIOD, unit="ns").start()
+    if options["array_clock"] > 1:  # a little faster than that, so that all phases come up
+        Clock(dut.array_clk, 2 * round(485 * _PERIOD / options["array_clock"]), unit="ps").start()
     logging.getLogger(f"cocotb.{dut._name}").setLevel(logging.WARNING)
     bench = _Bench(dut, options)
     await bench.reset(8)

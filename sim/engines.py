@@ -192,6 +192,7 @@ class _Icarus(Engine):
             stalls=self._stalls,
             seed=self._seed,
             watchdog=watchdog(self.config),
+            array_clock=self.config.array_clock,
         )
         y, counters = run_layer("icarus", self._folder, job)
         return EngineResult(y=y, experts=None, counters=counters)

@@ -143,7 +143,7 @@ class LayerJob:
     ``reset_at``: cycles after the start of a first, abandoned run at which reset is asserted, or None;
     ``watchdog``: most cycles that one token may take; ``memory`` answers requests for pages; ``strays``:
     lengths of packets that are no tokens, sent before, between and after the tokens in turn; ``traffic``:
-    access registers at random meanwhile.
+    access registers at random meanwhile; ``array_clock``: as in the configuration.
     """
 
     image: Image
@@ -158,6 +158,7 @@ class LayerJob:
     strays: tuple[int, ...] = ()
     traffic: bool = False
     watchdog: int = 200_000
+    array_clock: int = 1
 
 
 def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, dict[str, int]]:
@@ -180,6 +181,7 @@ def run_layer(simulator: str, folder: Path, job: LayerJob) -> tuple[np.ndarray, 
         "page_bandwidth": job.memory.bandwidth,
         "strays": job.strays,
         "traffic": job.traffic,
+        "array_clock": job.array_clock,
     }
     pages = [list(job.image.pages.packets(e)) for e in range(len(job.image.page_sizes))]
     arrays = {

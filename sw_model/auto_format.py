@@ -18,7 +18,7 @@ import numpy as np
 from sw_model import golden, reference
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
-from sw_model.formats import EXPERT_FORMATS, SCALE_BITS, WeightFormat, pad_blocks, quantise_weights
+from sw_model.formats import SCALE_BITS, WeightFormat, pad_blocks, quantise_weights
 from sw_model.moe import Expert, MoELayer
 from sw_model.quantised import ExpertFormats, quantise
 from sw_model.scale_search import Importance, search_scales
@@ -90,7 +90,7 @@ def _candidates(
         exact = reference.expert(layer, expert, mine)
         for matrix in MATRICES:
             errors: dict[int, tuple[str, float]] = {}
-            for fmt in EXPERT_FORMATS.values():
+            for fmt in config.formats:
                 variant = _variants(expert, matrix, fmt, config.spread(fmt), importance[e])
                 error = (reference.expert(layer, variant, mine) - exact) * share[:, None]
                 measured = (fmt.name, float((error**2).sum()))

@@ -7,7 +7,9 @@ blocks, within a block the stored nibbles, most significant first. Rows and bloc
 are filled up with zeros. The router stands at address 0, its split in a register; a context says where an
 expert's matrices are, in which format and split (the base expert has the context ``max_experts``).
 
-    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}
+    word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}.
+              Body "lut": two's complement, in nibble 8 k + g bits k of the lanes 4 g .. 4 g + 3 as {not the
+              last's, where the others differ from it}
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
     context   four limbs: {split [31:28], format [27:24], word address [23:0]} and scale address of gate_up,
               then of down
@@ -70,15 +72,29 @@ def _shares(a: np.ndarray, tiles: int, split: int) -> np.ndarray:
     return a.reshape(tiles, a.shape[2] * a.shape[3], *a.shape[4:])
 
 
-def pack_words(codes: np.ndarray, fmt: WeightFormat) -> np.ndarray:
+def pack_words(codes: np.ndarray, fmt: WeightFormat, body: str = "dsp") -> np.ndarray:
     """Signed magnitudes [..., BLOCK] as macro words uint32 [..., fmt.words, 4], top nibble first."""
-    stored = fmt.encode(np.abs(codes)).astype(np.uint32)
-    stored |= (codes < 0).astype(np.uint32) << (NIBBLE * fmt.words - 1)
+    if body == "lut":
+        stored = codes.astype(np.uint32)  # two's complement
+    else:
+        stored = fmt.encode(np.abs(codes)).astype(np.uint32)
+        stored |= (codes < 0).astype(np.uint32) << (NIBBLE * fmt.words - 1)
     nibbles = np.stack([(stored >> (NIBBLE * p)) & 15 for p in reversed(range(fmt.words))], axis=-2)
+    if body == "lut":
+        nibbles = _planes(nibbles)
     per_limb = 32 // NIBBLE
     nibbles = nibbles.reshape(*nibbles.shape[:-1], WORD_LIMBS, per_limb)
     limbs = np.bitwise_or.reduce(nibbles << (NIBBLE * np.arange(per_limb, dtype=np.uint32)), axis=-1)
     return limbs.astype(np.uint32)
+
+
+def _planes(nibbles: np.ndarray) -> np.ndarray:
+    """Nibbles [..., BLOCK] by bit planes: nibble 8 k + g holds bit k of lanes 4 g .. 4 g + 3 (see above)."""
+    lanes = nibbles.reshape(*nibbles.shape[:-1], BLOCK // 4, 4)
+    bits = np.stack([lanes >> k & 1 for k in range(NIBBLE)], axis=-3)
+    last = bits[..., 3]
+    differ = sum((bits[..., i] ^ last) << i for i in range(3))
+    return (differ | (1 - last) << 3).reshape(nibbles.shape)
 
 
 def pack_scales(m: QuantisedMatrix) -> np.ndarray:
@@ -103,7 +119,9 @@ class _Placer:
         tiles, split = self.config.tiles, self.split
         if split is None:
             split = choose_split(m.rows, m.blocks, tiles, self.config.columns)
-        words = _shares(pack_words(m.codes, m.fmt), tiles, split).reshape(tiles, -1, WORD_LIMBS)
+        words = _shares(pack_words(m.codes, m.fmt, self.config.body), tiles, split).reshape(
+            tiles, -1, WORD_LIMBS
+        )
         scales = _shares(pack_scales(m), tiles, split)
         self.words.append(words)
         self.scales.append(scales)

@@ -17,7 +17,10 @@ from sw_model.formats import (
     BLOCK,
     EXPERT_FORMATS,
     FP8,
+    INT4,
+    INT8,
     MANT_BITS,
+    NIBBLE,
     ROUTER_FORMAT,
     SHIFT_BITS,
     WeightFormat,
@@ -28,9 +31,13 @@ from sw_model.tables import WEIGHT_BITS
 COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
 
 
+#: Bodies of the macro, and the formats of experts' weights that each multiplies.
+BODIES = {"dsp": tuple(EXPERT_FORMATS.values()), "lut": (INT8, INT4)}
+
 # Widths of registers and counters bound some maxima; the rest are bounded by addresses of 24 bits.
 _MOST = {
     "tiles": 1 << 12,
+    "array_clock": 8,
     "columns": 1 << 12,
     "drain": 4,
     "max_hidden": (1 << 16) - BLOCK,
@@ -51,7 +58,7 @@ class HardwareConfig:
     Parameters
     ----------
     name : preset name, used for folders and reports
-    tiles : tiles in the array (macro + scale + accumulator), a power of two
+    tiles : tiles in the array (macro + scale + accumulator); of body "dsp", a power of two
     columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
         neighbouring tiles can share a matrix row and split its blocks between them (see
         :mod:`sw_model.topology`)
@@ -70,6 +77,10 @@ class HardwareConfig:
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
     down_spread : octaves between the row exponents of a layer's down projections
+    body : what a macro multiplies with: "dsp", multipliers, for every format; "lut", lookups of shared tables
+        of activation sums, for integers
+    array_clock : clock of the array over that of the core; above 1 only with body "lut", whose array then
+        has a clock input of its own
     """
 
     name: str
@@ -88,6 +99,8 @@ class HardwareConfig:
     activation_spread: int = 10
     router_spread: int = 4
     down_spread: int = 12
+    body: str = "dsp"
+    array_clock: int = 1
     columns: int = 1
     drain: int = 1
 
@@ -98,11 +111,23 @@ class HardwareConfig:
                 if not isinstance(value, str) or not value:
                     raise ValueError(f"name must be a text, not {value!r}")
                 continue
+            if field.name == "body":
+                if value not in BODIES:
+                    raise ValueError(f"body must be one of {', '.join(BODIES)}, not {value!r}")
+                continue
             least, most = _LEAST.get(field.name, 1), _MOST.get(field.name, 1 << 24)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{field.name} must be an integer from {least} to {most}, not {value!r}")
-        if self.tiles & (self.tiles - 1):
+        if self.body == "dsp" and self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
+        if self.body == "dsp" and self.array_clock > 1:
+            raise ValueError(f'array_clock must be 1 with body "dsp", not {self.array_clock}')
+        if self.body == "lut" and self.columns > 1:
+            raise ValueError(f'columns must be 1 with body "lut", not {self.columns}')
+        if self.body == "lut" and self.page_slots:
+            raise ValueError(f'page_slots must be 0 with body "lut", not {self.page_slots}')
+        if self.body == "lut" and self.tiles % self.drain:
+            raise ValueError(f"tiles must be a multiple of drain ({self.drain}), not {self.tiles}")
         if self.tiles % self.columns or self.columns & (self.columns - 1):
             raise ValueError(
                 f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
@@ -129,6 +154,16 @@ class HardwareConfig:
             )
 
     @property
+    def formats(self) -> tuple[WeightFormat, ...]:
+        """Formats that an expert's weights may have."""
+        return BODIES[self.body]
+
+    @property
+    def macs_per_cycle(self) -> int:
+        """Nibble products that the array makes in a cycle of the core."""
+        return BLOCK * self.tiles * self.array_clock
+
+    @property
     def max_blocks(self) -> int:
         """Blocks of the longest reduction."""
         return max(self.max_hidden, self.max_intermediate) // BLOCK
@@ -151,7 +186,7 @@ class HardwareConfig:
     @property
     def down_bound(self) -> int:
         """Largest magnitude of a row of an expert's projection, any operands, any order of summation."""
-        most = max(f.max_magnitude << self.spread(f) for f in EXPERT_FORMATS.values())
+        most = max(f.max_magnitude << self.spread(f) for f in self.formats)
         return self._row_bound(most, ACT8_MAX << self.activation_spread)
 
     @property
@@ -174,6 +209,20 @@ class HardwareConfig:
     def shift_max(self) -> int:
         """Largest shift of a scaled block sum onto the row's LSB."""
         return max(self.weight_spread + self.activation_spread, 2 * self.router_spread + ACT16_LOW_BITS)
+
+    @property
+    def nibble_shift_max(self) -> int:
+        """The same for the sum of one nibble of each weight."""
+        expert = (
+            self.weight_spread + self.activation_spread + NIBBLE * (max(f.words for f in self.formats) - 1)
+        )
+        router = 2 * self.router_spread + ACT16_LOW_BITS + NIBBLE * (ROUTER_FORMAT.words - 1)
+        return max(expert, router)
+
+    @property
+    def scale_shift_bits(self) -> int:
+        """Width of the shifts that block scales can have."""
+        return max(self.spread(fmt) for fmt in (*self.formats, ROUTER_FORMAT)).bit_length()
 
     @property
     def combine_bits(self) -> int:

@@ -246,6 +246,18 @@ def formats_of(layer: MoELayer, fmt: str) -> tuple[ExpertFormats, ...]:
     return (ExpertFormats(gate_up=fmt, down=fmt),) * len(layer.everyone)
 
 
+def check_formats(formats: Sequence[ExpertFormats], config: HardwareConfig) -> None:
+    """Raise :class:`ExpertileError` naming the first format that the macros of ``config`` do not multiply."""
+    known = [fmt.name for fmt in config.formats]
+    for f in formats:
+        for name in (f.gate_up, f.down):
+            if name in EXPERT_FORMATS and name not in known:
+                raise ExpertileError(
+                    f"config {config.name!r}: macros of body {config.body!r} do not multiply {name}; use a "
+                    f"format of {', '.join(known)}, or a configuration with another body"
+                )
+
+
 def quantise(
     layer: MoELayer,
     fmt: str | Sequence[ExpertFormats],
@@ -264,12 +276,14 @@ def quantise(
 
     Raises
     ------
-    ExpertileError : unknown format, a shape over the configured maxima, non-finite weights
+    ExpertileError : unknown format, or one that ``config`` does not multiply; a shape over its maxima;
+        non-finite weights
     """
     check_fits(layer, config)
     formats = formats_of(layer, fmt) if isinstance(fmt, str) else tuple(fmt)
     if len(formats) != len(layer.everyone):
         raise ExpertileError(f"{len(formats)} formats for {len(layer.everyone)} experts")
+    check_formats(formats, config)
     matters = importance or (Importance(),) * len(formats)
 
     factor = math.log2(math.e) if layer.rule.scoring == "softmax" else 1.0

@@ -9,7 +9,6 @@ from random_layers import random_gate, random_layer, random_side
 from sim.engines import Engine, EngineResult
 from sw_model import golden
 from sw_model.config import HardwareConfig
-from sw_model.formats import EXPERT_FORMATS
 from sw_model.gate import SideBand
 from sw_model.quantised import ExpertFormats, QuantisedLayer, quantise
 
@@ -42,9 +41,10 @@ def random_quantised(case: Case, config: HardwareConfig, seed: int) -> Quantised
     rng = np.random.default_rng(seed)
     layer = random_layer(rng, **{"temper": "rows", "router_gain": 4.0, **case.shape})
     gate = random_gate(rng, layer, domains=DOMAINS) if case.gate else None
-    names = list(EXPERT_FORMATS)
+    names = [fmt.name for fmt in config.formats]
+    n = len(names)
     mixed = [
-        ExpertFormats(gate_up=names[e % 4], down=names[(e + e // 4 + 1) % 4])
+        ExpertFormats(gate_up=names[e % n], down=names[(e + e // n + 1) % n])
         for e in range(len(layer.everyone))
     ]
     return quantise(layer, mixed if case.fmt == "mixed" else case.fmt, config, gate=gate)
@@ -69,7 +69,8 @@ def check(
     assert counters["NIBBLE_PASSES"] == stats.nibble_passes
     assert counters["ROUTED_READS"] == stats.routed_reads
     assert stats.removed.items() <= counters.items()
-    assert counters["ACTIVE_CYCLES"] <= counters["BUSY_CYCLES"] <= counters["CYCLES"]
+    assert counters["ACTIVE_CYCLES"] <= counters["BUSY_CYCLES"] * engine.config.array_clock
+    assert counters["BUSY_CYCLES"] <= counters["CYCLES"]
     for work in ("WORD_READS", "NIBBLE_PASSES"):
         assert counters[work] <= counters["ACTIVE_CYCLES"] * engine.config.tiles
     return result

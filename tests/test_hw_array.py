@@ -1,6 +1,7 @@
 """The array: random passes back to back, rows against integers, whatever the drain does."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
 from sw_model.formats import FP8, INT4, INT8, INT16, MXFP4, WeightFormat
 
+#: Macro word of codes: (codes, format, number of the word in the block).
+Pack = Callable[[list[int], WeightFormat, int], int]
 NOISE_WORD, NOISE_SCALE = (1 << 128) - 1, (1 << 20) - 1
 
 
@@ -80,7 +83,9 @@ class Matrix:
             "act": int(rng.integers(3)),
         }
 
-    def place(self, word: int, scale: int, tiles: int) -> tuple[list[tuple], int, int]:
+    def place(
+        self, word: int, scale: int, tiles: int, pack: Pack = pack_word
+    ) -> tuple[list[tuple], int, int]:
         """(kind, tile, address, value) of every word and scale, zeros where blocks do not fill the tiles of a
         row; the addresses after the last."""
         width = 1 << self.split
@@ -94,7 +99,7 @@ class Matrix:
                 entry = pack_scale(*self.scales[r][b], self.row_exp[r]) if there else 0
                 writes.append(("scale", tile, scale + at, entry))
                 for n in range(self.words):
-                    value = pack_word(self.codes[r][b], self.fmt, n) if there else 0
+                    value = pack(self.codes[r][b], self.fmt, n) if there else 0
                     writes.append(("word", tile, word + at * self.words + n, value))
         slots = -(-self.rows // groups)
         return writes, word + slots * shares * self.words, scale + slots * shares
@@ -113,32 +118,22 @@ class Matrix:
         return out
 
 
-@pytest.mark.parametrize(
-    ("tiles", "columns", "drain"),
-    [(1, 1, 1), (2, 1, 1), (4, 1, 2), (2, 2, 2), (4, 4, 4), (8, 4, 1), (8, 4, 4), (8, 1, 4), (8, 8, 2)],
-)
-def test_passes(tiles: int, columns: int, drain: int) -> None:
-    rng = np.random.default_rng(tiles)
-    config = small_config(tiles, columns, drain)
-    acts = Activations(rng, config)
-    shapes = [
-        (5, 2, INT16),
-        (7, 1, INT4),
-        (6, 3, INT8),
-        (1, 1, INT4),
-        (1, 1, INT4),
-        (3, 1, INT16),
-        (9, 1, INT4),
-    ]
-    shapes += [(5, 2, FP8), (3, 2, MXFP4), (1, 1, FP8), (2 * tiles + 1, 1, MXFP4)]
-    shapes += [(2 * tiles, 1, INT4), (4 * tiles + 1, 1, INT4), (1, 3, INT8), (tiles, 2, INT16)]
-    matrices = [Matrix(rng, config, *shape) for shape in shapes]
+def check_passes(
+    dut: Any,
+    rng: np.random.Generator,
+    config: HardwareConfig,
+    matrices: list[Matrix],
+    acts: Activations,
+    pack: Pack = pack_word,
+    **clocks: float,
+) -> None:
+    """Load the matrices, run passes over them in a random order at every pace, compare rows and counts."""
+    tiles, columns, drain = config.tiles, config.columns, config.drain
     writes, word, scale = [], 3, 5
     for m in matrices:
-        more, word, scale = m.place(word, scale, tiles)
+        more, word, scale = m.place(word, scale, tiles, pack)
         writes += more
     assert word <= config.words and scale <= config.scales
-    dut = PeArray(config)
     order = [matrices[int(i)] for i in rng.permutation(np.repeat(np.arange(len(matrices)), 2))]
     items = [raw(dut.i, job=m.job, info=m.info) for m in order]
     waiting: deque[tuple[int, int]] = deque([(0, 0)] * (Tile.ACT_AT - 1), maxlen=Tile.ACT_AT)
@@ -165,14 +160,14 @@ def test_passes(tiles: int, columns: int, drain: int) -> None:
         ctx.set(dut.load_scale_en, 0)
 
         for offer, accept in (*PACES, (1.0, 0.05)):
-            reads = passes = 0
+            reads = passes = cycles = 0
 
-            def each(valid: int, step: Any, active: int, rows: int, read: int, compute: int) -> None:
-                nonlocal reads, passes
-                assert active == valid
-                reads += rows * read
-                passes += rows * compute
-                assert valid or not (read or compute)
+            def each(valid: int, step: Any, active: int, read: int, compute: int) -> None:
+                nonlocal reads, passes, cycles
+                cycles += active
+                reads += read
+                passes += compute
+                assert valid or not (active or read or compute)
                 if valid:
                     waiting.append(blocks_of(step))
                 else:
@@ -185,12 +180,16 @@ def test_passes(tiles: int, columns: int, drain: int) -> None:
             sink = Sink(dut.o, sum(-(-m.rows // drain) for m in chosen), accept)
             await transfer(
                 ctx, rng, [Source(dut.i, items[: len(chosen)], offer)], [sink],
-                watch=(dut.step_valid, dut.step, dut.active, dut.active_rows, dut.reads, dut.computes),
+                watch=(dut.step_valid, dut.step, dut.active, dut.reads, dut.computes),
                 each=each,
             )  # fmt: skip
             blocks = [m.rows * m.blocks * (1 + m.wide) for m in chosen]
             assert reads == sum(n * m.words for n, m in zip(blocks, chosen, strict=True))
             assert passes == sum(n * m.fmt.macs for n, m in zip(blocks, chosen, strict=True))
+            assert cycles == sum(
+                -(-m.rows // (tiles >> m.split)) * -(-m.blocks >> m.split) * (1 + m.wide) * m.steps
+                for m in chosen
+            )
             got = iter(sink.got)
             for n, m in enumerate(chosen):
                 want = m.results(acts)
@@ -204,7 +203,30 @@ def test_passes(tiles: int, columns: int, drain: int) -> None:
                     info = {name: getattr(beat.info, name) for name in m.info}
                     assert info == m.info
 
-    simulate(dut, bench)
+    simulate(dut, bench, **clocks)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "columns", "drain"),
+    [(1, 1, 1), (2, 1, 1), (4, 1, 2), (2, 2, 2), (4, 4, 4), (8, 4, 1), (8, 4, 4), (8, 1, 4), (8, 8, 2)],
+)
+def test_passes(tiles: int, columns: int, drain: int) -> None:
+    rng = np.random.default_rng(tiles)
+    config = small_config(tiles, columns, drain)
+    acts = Activations(rng, config)
+    shapes = [
+        (5, 2, INT16),
+        (7, 1, INT4),
+        (6, 3, INT8),
+        (1, 1, INT4),
+        (1, 1, INT4),
+        (3, 1, INT16),
+        (9, 1, INT4),
+    ]
+    shapes += [(5, 2, FP8), (3, 2, MXFP4), (1, 1, FP8), (2 * tiles + 1, 1, MXFP4)]
+    shapes += [(2 * tiles, 1, INT4), (4 * tiles + 1, 1, INT4), (1, 3, INT8), (tiles, 2, INT16)]
+    matrices = [Matrix(rng, config, *shape) for shape in shapes]
+    check_passes(PeArray(config), rng, config, matrices, acts)
 
 
 @pytest.mark.parametrize("fmt", [INT8, FP8], ids=lambda f: f.name)

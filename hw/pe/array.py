@@ -1,6 +1,6 @@
 """The array: tiles that work in step on one activation block, under one sequencer."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -30,8 +30,8 @@ class PeArray(wiring.Component):
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
     act, act_shift : the blocks for ``step``, one a column, ``Tile.ACT_AT`` cycles later
     o : stream of beats of rows (:func:`rows_layout`)
-    active : every tile computes; ``active_rows``: of how many tiles it is a block of the matrix; ``reads``,
-        ``computes``: a word is read, a nibble is multiplied; ``routed``: for a routed expert
+    active : every tile computes; ``reads``, ``computes``: of how many tiles that work on a block of the
+        matrix a word is read, a nibble is multiplied; ``routed``: for a routed expert
     load : weight loading: tile, address, a word or a scale entry
 
     Latency: ``Tile.LATENCY`` + log2(columns) + 3 from a row's last word to its first result. Throughput: a
@@ -58,9 +58,8 @@ class PeArray(wiring.Component):
                 "act_shift": In(SHIFT_BITS * config.columns),
                 "o": Out(stream.Signature(rows_layout(config))),
                 "active": Out(1),
-                "active_rows": Out(range(config.tiles + 1)),
-                "reads": Out(1),
-                "computes": Out(1),
+                "reads": Out(range(config.tiles + 1)),
+                "computes": Out(range(config.tiles + 1)),
                 "routed": Out(1),
                 "load_tile": In(tile_bits),
                 "load_addr": In(32),
@@ -88,9 +87,8 @@ class PeArray(wiring.Component):
             self.step.eq(sequencer.o),
             self.step_valid.eq(sequencer.o_valid),
             self.active.eq(sequencer.o_valid),
-            self.active_rows.eq(sequencer.o.rows),
-            self.reads.eq(sequencer.o_valid & sequencer.o.read),
-            self.computes.eq(sequencer.o_valid & sequencer.o.compute),
+            self.reads.eq(Mux(sequencer.o_valid & sequencer.o.read, sequencer.o.rows, 0)),
+            self.computes.eq(Mux(sequencer.o_valid & sequencer.o.compute, sequencer.o.rows, 0)),
             self.routed.eq(sequencer.o_valid & sequencer.o.routed),
         ]
 

@@ -1,0 +1,131 @@
+"""Activation tables: every signed sum of four activations, written once a block for all tiles."""
+
+from itertools import pairwise
+
+from amaranth.hdl import Array as Choice
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from sw_model.formats import BLOCK
+
+__all__ = ["GROUP", "GROUPS", "PARITY", "TABLE_WRITE", "TableGenerator"]
+
+GROUP = 4
+GROUPS = BLOCK // GROUP
+ENTRY_BITS = 8
+#: Of the largest sum of the groups' halved sums, with its sign.
+OFFSET_BITS = 13
+
+#: One entry of every group's table: bits 8 .. 1 of u, in a bank.
+TABLE_WRITE = data.StructLayout(
+    {"en": 1, "entry": GROUP - 1, "bank": 1, "u": data.ArrayLayout(ENTRY_BITS, GROUPS)}
+)
+
+#: What a group's bits 0 follow from: those of x0 .. x2 and of u[0], and whether its sums are even.
+PARITY = data.ArrayLayout(data.StructLayout({"x": GROUP - 1, "u": 1, "even": 1}), GROUPS)
+
+
+class TableGenerator(wiring.Component):
+    """Tables of the eight groups of four activations x0 .. x3 in a block.
+
+        u[r] = floor((x3 +- x0 +- x1 +- x2) / 2)     r = 0 .. 7, bit i of r set: x_i is subtracted
+
+    All sums of a group are even or all are odd, so u and that parity say everything. Entries come in Gray
+    code order, one addition each.
+
+    Members
+    -------
+    act : 32 signed bytes, steady from two cycles before ``load`` until then
+    load : start on ``act``; ``bank``: into this bank; at least 8 cycles apart
+    write : entries for the tiles' tables (:data:`TABLE_WRITE`), 2 .. 9 cycles after ``load``
+    parity : of the block (:data:`PARITY`), from the cycle after ``load`` until the next one's
+    offset : sum over groups of ceil((x0 + x1 + x2 + x3) / 2), ``OFFSET_AT`` cycles after ``load`` until
+        3 cycles after the next one's
+
+    Throughput: a block in 8 cycles. Exact.
+    """
+
+    OFFSET_AT = 4
+    WRITES = 1 << (GROUP - 1)
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "act": In(8 * BLOCK),
+                "load": In(1),
+                "bank": In(1),
+                "write": Out(TABLE_WRITE),
+                "parity": Out(PARITY),
+                "offset": Out(signed(OFFSET_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        gray = [n ^ n >> 1 for n in range(self.WRITES)]
+        turned = [(a ^ b).bit_length() - 1 for a, b in pairwise(gray)] + [0]
+
+        # Which entry is in u now, and which x is added or subtracted for the next one.
+        count, running = Signal(range(self.WRITES)), Signal()
+        bank = Signal(reset_less=True)
+        entry = Signal(GROUP - 1)
+        turn = Signal(range(GROUP - 1))
+        following = Signal.like(count)
+        m.d.comb += [
+            following.eq(Mux(self.load, 0, count + 1)),
+            entry.eq(count ^ count >> 1),
+        ]
+        m.d.sync += [
+            count.eq(following),
+            turn.eq(Choice(turned)[following]),
+            running.eq(self.load | (running & (count != self.WRITES - 1))),
+            self.write.en.eq(running),
+            self.write.entry.eq(entry),
+            self.write.bank.eq(bank),
+        ]
+        with m.If(self.load):
+            m.d.sync += bank.eq(self.bank)
+        down = Signal()  # the bit of the entry that turns is 0 now, so its x is subtracted
+        m.d.comb += down.eq(~entry.bit_select(turn, 1))
+
+        halves = []
+        for g in range(GROUPS):
+            x = [self.act[8 * (GROUP * g + i) :][:8].as_signed() for i in range(GROUP)]
+            pair = [Signal(signed(9), name=f"pair{g}_{i}", reset_less=True) for i in range(2)]
+            total = Signal(signed(10), name=f"total{g}", reset_less=True)
+            m.d.sync += [pair[0].eq(x[0] + x[1]), pair[1].eq(x[2] + x[3]), total.eq(pair[0] + pair[1])]
+
+            kept = [Signal(signed(8), name=f"x{g}_{i}", reset_less=True) for i in range(GROUP - 1)]
+            u = Signal(signed(9), name=f"u{g}", reset_less=True)
+            moved = Signal(signed(9), name=f"moved{g}")
+            flip = Signal(9, name=f"flip{g}")
+            m.d.comb += [
+                flip.eq(Choice(kept)[turn] ^ down.replicate(9)),
+                moved.eq((Cat(1, u) + Cat(down, flip))[1:].as_signed()),
+            ]
+            m.d.sync += [self.write.u[g].eq(u[1:]), u.eq(moved)]
+            with m.If(self.load):
+                m.d.sync += [
+                    *[to.eq(of) for to, of in zip(kept, x, strict=False)],
+                    u.eq(total >> 1),
+                    self.parity[g].x.eq(Cat(of[0] for of in x[: GROUP - 1])),
+                    self.parity[g].u.eq(total[1]),
+                    self.parity[g].even.eq(~total[0]),
+                ]
+            half = Signal(signed(10), name=f"half{g}", reset_less=True)
+            m.d.sync += half.eq((total >> 1) + total[0])
+            halves.append(half)
+        loaded = Signal()
+        m.d.sync += loaded.eq(self.load)
+        with m.If(loaded):  # the first sums are still those of this block
+            level = [a + b for a, b in zip(halves[::2], halves[1::2], strict=True)]
+            quarter = [Signal(signed(11), name=f"quarter{i}", reset_less=True) for i in range(len(level))]
+            m.d.sync += [to.eq(of) for to, of in zip(quarter, level, strict=True)]
+        two = [Signal(signed(12), name=f"two{i}", reset_less=True) for i in range(2)]
+        m.d.sync += [
+            two[0].eq(quarter[0] + quarter[1]),
+            two[1].eq(quarter[2] + quarter[3]),
+            self.offset.eq(two[0] + two[1]),
+        ]
+        return m

@@ -1,0 +1,178 @@
+"""Block sequencer: matrix-vector passes to blocks of activations, each for a chunk of rows."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.cim.macro import FORMATS
+from hw.pe.lookup_tile import LookupTile
+from hw.pe.sequencer import pass_layout
+from sw_model.config import HardwareConfig
+from sw_model.formats import BLOCK, SHIFT_BITS
+from sw_model.topology import SPLIT_BITS
+
+__all__ = ["BlockSequencer", "block_layout", "read_layout"]
+
+
+def block_layout(config: HardwareConfig) -> data.StructLayout:
+    """A block of activations and the words that it meets: word + step + slot * word_stride.
+
+    word, scale : of the first slot; ``word_stride``, ``scale_stride`` from slot to slot
+    last_slot, last_step : the last of each; ``last_cycle``: of a step, which may be longer than its slots
+    first, last : of the rows' blocks
+    act, shift : the activations (of :class:`~hw.pe.activations.ActivationBuffer`)
+    """
+    word, scale = (config.words - 1).bit_length(), (config.scales - 1).bit_length()
+    return data.StructLayout(
+        {
+            "word": word,
+            "scale": scale,
+            "word_stride": word,
+            "scale_stride": scale,
+            "last_slot": 4,
+            "last_cycle": 4,
+            "last_step": 2,
+            "first": 1,
+            "last": 1,
+            "shift": SHIFT_BITS,
+            "act": 8 * BLOCK,
+        }
+    )
+
+
+def read_layout() -> data.StructLayout:
+    """Which block is read in an activation buffer."""
+    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS})
+
+
+class BlockSequencer(wiring.Component):
+    """Loops chunk (up to 16 row slots, a row in every tile), byte set, block, from the outside in.
+
+    Members
+    -------
+    i : stream of passes (:func:`~hw.pe.sequencer.pass_layout`)
+    step, step_valid : a block is read (:func:`read_layout`)
+    o, o_valid : the same block's work (:func:`block_layout` without activations, which are 0 here)
+    room : a block may be read
+    cycles, words, routed : with ``step_valid``: array cycles that the block will take, macro words of rows of
+        the matrix that it will meet; for a routed expert
+
+    Throughput: a block a cycle, less one cycle a chunk.
+    """
+
+    def __init__(self, config: HardwareConfig) -> None:
+        self._config = config
+        most = LookupTile.SLOTS * 4
+        super().__init__(
+            {
+                "i": In(stream.Signature(pass_layout(config))),
+                "step": Out(read_layout()),
+                "step_valid": Out(1),
+                "o": Out(block_layout(config)),
+                "room": In(1),
+                "cycles": Out(range(most + 1)),
+                "words": Out(range(most * config.tiles + 1)),
+                "routed": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        tiles, slots = config.tiles, LookupTile.SLOTS
+        job = Signal(pass_layout(config))
+        running, ready = Signal(), Signal()
+        left, block, low = Signal(16), Signal(16), Signal()  # rows left; counters
+        word, chunk_word = Signal.like(job.word), Signal.like(job.word)
+        scale, chunk_scale = Signal.like(job.scale), Signal.like(job.scale)
+
+        lanes = Signal(2)  # log2 of the nibbles of a weight
+        with m.Switch(job.format):
+            for code, (steps, words, _) in FORMATS.items():
+                if steps == words:
+                    with m.Case(code):
+                        m.d.comb += lanes.eq(words.bit_length() - 1)
+
+        # floor(n / tiles) = n * reciprocal >> places, exact for n < slots * tiles.
+        places = (slots * tiles * tiles - 1).bit_length()
+        reciprocal = -(-(1 << places) // tiles)
+        rest = Signal(range(slots * tiles))
+        full, last_slot, rows = Signal(), Signal(4), Signal(range(slots * tiles + 1))
+        m.d.comb += rest.eq(left - 1)
+        with m.If(~ready):
+            m.d.sync += [
+                full.eq(left > slots * tiles),
+                last_slot.eq(Mux(left > slots * tiles, slots - 1, (rest * reciprocal) >> places)),
+                rows.eq(Mux(left > slots * tiles, slots * tiles, left)),
+            ]
+
+        stride = Signal.like(job.word)
+        last_block, last_set, step, finish = (
+            Signal(name=n) for n in ("last_block", "last_set", "issue", "end")
+        )
+        m.d.comb += [
+            stride.eq(job.blocks << lanes),
+            last_block.eq(block == job.blocks - 1),
+            last_set.eq(low == job.wide),
+            step.eq(running & ready & self.room),
+            finish.eq(step & last_block & last_set & ~full),
+            self.i.ready.eq(~running | finish),
+        ]
+        m.d.sync += [
+            self.step_valid.eq(step),
+            self.step.from_h.eq(job.from_h),
+            self.step.bank.eq(job.bank),
+            self.step.set.eq(Mux(job.wide, 1 + low, 0)),
+            self.step.act.eq(job.act + block),
+            self.step.split.eq(job.split),
+            self.o.word.eq(word),
+            self.o.scale.eq(scale),
+            self.o.word_stride.eq(stride),
+            self.o.scale_stride.eq(job.blocks),
+            self.o.last_slot.eq(last_slot),
+            self.o.last_cycle.eq(Mux(last_slot < LookupTile.APART - 1, LookupTile.APART - 1, last_slot)),
+            self.o.last_step.eq((1 << lanes) - 1),
+            self.o.first.eq((block == 0) & ~low),
+            self.o.last.eq(last_block & last_set),
+            self.cycles.eq((last_slot + 1) << lanes),
+            self.words.eq(rows << lanes),
+            self.routed.eq(job.routed),
+        ]
+        with m.If(running):
+            m.d.sync += ready.eq(1)
+        with m.If(step):
+            m.d.sync += [block.eq(block + 1), word.eq(word + (1 << lanes)), scale.eq(scale + 1)]
+            with m.If(last_block):
+                m.d.sync += [block.eq(0), word.eq(chunk_word), scale.eq(chunk_scale), low.eq(1)]
+                with m.If(last_set):  # the next chunk
+                    next_word, next_scale = Signal.like(word), Signal.like(scale)
+                    m.d.comb += [
+                        next_word.eq(chunk_word + (stride << 4)),
+                        next_scale.eq(chunk_scale + (job.blocks << 4)),
+                    ]
+                    m.d.sync += [
+                        low.eq(0),
+                        ready.eq(0),
+                        left.eq(left - slots * tiles),
+                        word.eq(next_word),
+                        chunk_word.eq(next_word),
+                        scale.eq(next_scale),
+                        chunk_scale.eq(next_scale),
+                    ]
+        with m.If(finish):
+            m.d.sync += running.eq(0)
+        with m.If(self.i.valid & self.i.ready):
+            p = self.i.payload
+            m.d.sync += [
+                job.eq(p),
+                running.eq(1),
+                ready.eq(0),
+                left.eq(p.rows),
+                block.eq(0),
+                low.eq(0),
+                word.eq(p.word),
+                chunk_word.eq(p.word),
+                scale.eq(p.scale),
+                chunk_scale.eq(p.scale),
+            ]
+        return m

@@ -1,0 +1,253 @@
+"""Engine: blocks of activations swept over the weights of a chunk of rows, on a chain of lookup tiles."""
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.cim.tables import TableGenerator
+from hw.pe.blocks import block_layout
+from hw.pe.drain import result_layout
+from hw.pe.lookup_tile import FETCH, LookupTile, control_layout
+from hw.sharing import shared
+from sw_model.config import HardwareConfig
+from sw_model.formats import NIBBLE
+
+__all__ = ["Engine", "lanes"]
+
+
+def lanes(config: HardwareConfig) -> int:
+    """Rows that leave the engine at a time: as many as chains that the tiles make, of equal length."""
+    return next(n for n in (4, 2, 1) if config.tiles % n == 0)
+
+
+class Engine(wiring.Component):
+    """For each block: its tables are written; then, step by step (a nibble of the weights each), every slot
+    of the chunk takes a cycle in every tile, one cycle later from tile to tile.
+
+    The next block's tables are written, into the other bank, while a block is used. The chunk's last step
+    starts when there is room for its rows among the finished ones. These leave on chains of tiles; tile
+    ``k * lanes + j`` is number k of chain j.
+
+    Members
+    -------
+    i : stream of blocks (:func:`~hw.pe.blocks.block_layout`)
+    o, o_valid : ``lanes`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first;
+        to be taken at once
+    level : beats that wait behind ``o``; there is room for ``DEPTH``
+    load_* : weight loading, in the domain "load"
+
+    Throughput: a word a cycle and tile; a block takes at least 8 cycles (its tables), a step at least
+    ``LookupTile.APART``.
+    """
+
+    DEPTH = 16
+    _WAYS = 2  # registers on the way to the chains, and from them
+
+    def __init__(
+        self,
+        config: HardwareConfig,
+        words: list[list[int]] | None = None,
+        scales: list[list[int]] | None = None,
+    ) -> None:
+        self._config = config
+        self._words = words
+        self._scales = scales
+        super().__init__(
+            {
+                "i": In(stream.Signature(block_layout(config))),
+                "o": Out(data.ArrayLayout(result_layout(config), lanes(config))),
+                "o_valid": Out(1),
+                "level": In(range(self.DEPTH + 1)),
+                "load_tile": In(max(1, (config.tiles - 1).bit_length())),
+                "load_addr": In(32),
+                "load_word": In(128),
+                "load_word_en": In(1),
+                "load_scale": In(32),
+                "load_scale_en": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.tables = tables = TableGenerator()
+
+        def later(value: Value, cycles: int, reset_less: bool = True) -> Value:
+            for _ in range(cycles):
+                q = Signal(value.shape(), name="later", reset_less=reset_less)
+                m.d.sync += q.eq(value)
+                value = q
+            return value
+
+        # The block whose tables are written, then the one in use.
+        head = self.i.payload
+        following, now = (
+            Signal(block_layout(config), reset_less=True),
+            Signal(block_layout(config), reset_less=True),
+        )
+        waiting, running = Signal(), Signal()
+        settled, age = Signal(2), Signal(3)
+        fill = Signal()  # bank of the next block
+        swap = Signal()
+        m.d.comb += [
+            tables.act.eq(head.act),
+            tables.load.eq(self.i.valid & (settled == 2) & ~waiting),
+            tables.bank.eq(fill),
+            self.i.ready.eq(tables.load),
+        ]
+        with m.If(tables.load | ~self.i.valid):
+            m.d.sync += settled.eq(0)
+        with m.Elif(settled != 2):
+            m.d.sync += settled.eq(settled + 1)
+        with m.If(tables.load):
+            m.d.sync += [following.eq(head), waiting.eq(1), age.eq(0), fill.eq(~fill)]
+        with m.Elif(age != 7):
+            m.d.sync += age.eq(age + 1)
+
+        # Sweep.
+        step, index = Signal(2), Signal(4)
+        word, step_word = (Signal.like(now.word, name=n, reset_less=True) for n in ("word", "step_word"))
+        scale = Signal.like(now.scale, reset_less=True)
+        shift = Signal.like(now.shift, reset_less=True)
+        bank = Signal(reset_less=True)
+        parity = Signal.like(tables.parity, reset_less=True)
+        offset = Signal.like(tables.offset, reset_less=True)
+        last_step, last_cycle, end = Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_step.eq(step == now.last_step),
+            last_cycle.eq(index == now.last_cycle),
+            end.eq(last_step & last_cycle),
+        ]
+        with m.If(running):
+            m.d.sync += [
+                index.eq(index + 1),
+                word.eq(word + now.word_stride),
+                scale.eq(scale + now.scale_stride),
+            ]
+            with m.If(last_cycle):
+                m.d.sync += [
+                    index.eq(0),
+                    step.eq(step + 1),
+                    word.eq(step_word),
+                    step_word.eq(step_word + 1),
+                    scale.eq(now.scale),
+                    shift.eq(shift - NIBBLE),
+                ]
+            with m.If(end):
+                m.d.sync += running.eq(0)
+        with m.If(swap):
+            m.d.sync += [
+                now.eq(following),
+                waiting.eq(0),
+                running.eq(1),
+                index.eq(0),
+                step.eq(0),
+                word.eq(following.word),
+                step_word.eq(following.word + 1),
+                scale.eq(following.scale),
+                shift.eq(following.shift + Cat(C(0, 2), following.last_step)),
+                bank.eq(~fill),
+                parity.eq(tables.parity),
+                offset.eq(-tables.offset),
+            ]
+
+        # Rows: places among the finished ones, kept from the start of their chunk's last block.
+        valid, finish = Signal(), Signal()
+        place = Signal(4)
+        m.d.comb += [valid.eq(running & (index <= now.last_slot)), finish.eq(valid & now.last & last_step)]
+        m.d.sync += place.eq(place + finish)
+
+        control = Signal(control_layout(config))
+        at = LookupTile
+        m.d.comb += [
+            control.word.eq(word),
+            control.bank.eq(later(bank, at.TABLE_AT)),
+            control.parity.eq(later(Value.cast(parity), at.TABLE_AT)),
+            control.scale.eq(later(scale, at.SCALE_AT)),
+            control.shift.eq(later(shift, at.SHIFT_AT)),
+            control.top.eq(later(step == 0, at.TOP_AT)),
+            control.offset.eq(later(Mux(last_step, offset, 0), at.OFFSET_AT)),
+            control.slot.eq(later(index, at.SLOT_AT)),
+            control.first.eq(later(now.first & (step == 0), at.SLOT_AT)),
+            control.add.eq(later(valid, at.ADD_AT)),
+            control.place.eq(later(place, at.ADD_AT)),
+            control.finish.eq(later(finish, at.ADD_AT)),
+            control.table.eq(tables.write),
+        ]
+        fetch, rows = self._tiles(m, control, platform)
+        self._fetch(m, fetch, finish, swap, following, waiting & (age >= 6) & (~running | end), later)
+        m.d.comb += self.o.eq(Cat(later(Value.cast(row), self._WAYS) for row in rows))
+        return m
+
+    def _tiles(self, m: Module, control: Signal, platform: object) -> tuple[Signal, list]:
+        """The tiles in a row, and in chains for their rows; gives the chains' ends."""
+        config = self._config
+        n = lanes(config)
+        length = config.tiles // n
+        fetch = Signal(FETCH)
+        way: Value = Value.cast(fetch)
+        for _ in range(self._WAYS):
+            q = Signal(FETCH.size, name="way", reset_less=True)
+            m.d.sync += q.eq(way)
+            way = q
+        ends = []
+        tile = None
+        for j in range(n):
+            for k in range(length):
+                t = k * n + j
+                before = tile
+                tile = LookupTile(config, self._words and self._words[t], self._scales and self._scales[t])
+                # Tiles are alike but for the weights that they may wake up with.
+                baked = self._words is not None
+                module = tile if baked else shared(tile, "expertile_tile", platform, ("load",))
+                m.submodules[f"tile{t}"] = module
+                mine = self.load_tile == t
+                m.d.comb += [
+                    tile.i.eq(control if before is None else before.o),
+                    Value.cast(tile.i_fetch).eq(way if k == 0 else Value.cast(before.o_fetch)),
+                    tile.i_row.eq(0 if k == 0 else before.o_row),
+                    tile.load_word_addr.eq(self.load_addr),
+                    tile.load_word.eq(self.load_word),
+                    tile.load_word_en.eq(self.load_word_en & mine),
+                    tile.load_scale_addr.eq(self.load_addr),
+                    tile.load_scale.eq(self.load_scale),
+                    tile.load_scale_en.eq(self.load_scale_en & mine),
+                ]
+            ends.append(tile.o_row)
+        return fetch, ends
+
+    def _fetch(
+        self, m: Module, fetch: Signal, finish: Signal, swap: Signal, following: Signal, can: Value, later
+    ) -> None:
+        """Which finished row leaves when; whether the next block may start."""
+        config, slots = self._config, LookupTile.SLOTS
+        length = config.tiles // lanes(config)
+        kept, stored = Signal(range(slots + 1)), Signal(range(slots + 1))  # places in use; with whole groups
+        issue, last_hop, freed, fits = Signal(), Signal(), Signal(), Signal()
+        hops, slot = Signal(FETCH["hops"].shape), Signal(4)
+        under_way = Signal(range(self.DEPTH + 1))
+        room = Signal()
+        # From a word's address to where the furthest chain's first tile may fetch its row.
+        wait = max(1, LookupTile.ADD_AT + config.tiles - length - self._WAYS)
+        m.d.comb += [
+            swap.eq(can & (~following.last | fits)),
+            last_hop.eq(hops == length - 1),
+            issue.eq((stored != 0) & room),
+            freed.eq(issue & last_hop),
+        ]
+        m.d.sync += [
+            fits.eq(kept + following.last_slot < slots),
+            kept.eq(kept + Mux(swap & following.last, following.last_slot + 1, 0) - freed),
+            stored.eq(stored + later(finish, wait, False) - freed),
+            fetch.valid.eq(issue),
+            fetch.hops.eq(hops),
+            fetch.slot.eq(slot),
+            # A beat may be in neither number for two cycles, and one more be issued before this one counts.
+            room.eq(under_way + self.level + issue < self.DEPTH - 2),
+            under_way.eq(under_way + issue - self.o_valid),
+            self.o_valid.eq(later(fetch.valid, length + 2 * self._WAYS, False)),
+        ]
+        with m.If(issue):
+            m.d.sync += hops.eq(hops + 1)
+            with m.If(last_hop):
+                m.d.sync += [hops.eq(0), slot.eq(slot + 1)]

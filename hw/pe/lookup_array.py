@@ -1,0 +1,134 @@
+"""The array with macros of body "lut": blocks of activations stay, rows pass by."""
+
+from amaranth.hdl import Cat, DomainRenamer, Module, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import AsyncFIFO, SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from hw.pe.activations import ActivationBuffer
+from hw.pe.beats import Beats
+from hw.pe.blocks import BlockSequencer, block_layout, read_layout
+from hw.pe.drain import PassInfo, rows_layout
+from hw.pe.engine import Engine, lanes
+from hw.pe.sequencer import pass_layout
+from sw_model.config import HardwareConfig
+from sw_model.formats import BLOCK, SHIFT_BITS
+
+__all__ = ["ARRAY_DOMAIN", "LookupArray"]
+
+ARRAY_DOMAIN = "cim"
+
+
+class LookupArray(wiring.Component):
+    """A drop-in for :class:`~hw.pe.array.PeArray`, with the engine in a clock domain of its own where
+    ``config.array_clock`` is above 1.
+
+    Members
+    -------
+    i : stream of {job (:func:`~hw.pe.sequencer.pass_layout`), info (:data:`~hw.pe.drain.PassInfo`)}
+    step, step_valid : the block that is read in this cycle (:func:`~hw.pe.blocks.read_layout`)
+    act, act_shift : that block, ``ActivationBuffer.LATENCY`` cycles later
+    o : stream of beats of rows (:func:`~hw.pe.drain.rows_layout`)
+    active, reads, computes, routed : what the engine will do with the block: array cycles, macro words of
+        rows of the matrix read, and multiplied; for a routed expert
+    load : weight loading: tile, address, a word or a scale entry
+
+    Blocks and rows cross between the domains in FIFOs. Weights are written in the core's domain, through the
+    memories' second port.
+    """
+
+    BLOCKS = 16  # read ahead
+
+    def __init__(
+        self,
+        config: HardwareConfig,
+        words: list[list[int]] | None = None,
+        scales: list[list[int]] | None = None,
+    ) -> None:
+        self._config = config
+        self._engine = Engine(config, words, scales)
+        self._sequencer = BlockSequencer(config)
+        loads = {n: member for n, member in self._engine.signature.members.items() if n.startswith("load_")}
+        counts = self._sequencer.signature.members
+        super().__init__(
+            {
+                "i": In(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
+                "step": Out(read_layout()),
+                "step_valid": Out(1),
+                "act": In(8 * BLOCK),
+                "act_shift": In(SHIFT_BITS),
+                "o": Out(stream.Signature(rows_layout(config))),
+                "active": counts["cycles"],
+                "reads": counts["words"],
+                "computes": counts["words"],
+                "routed": Out(1),
+                **loads,
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, engine = self._config, self._engine
+        own = config.array_clock > 1
+        domain = ARRAY_DOMAIN if own else "sync"
+        m.submodules.engine = DomainRenamer({"sync": domain, "load": "sync"})(engine)
+        m.submodules.sequencer = sequencer = self._sequencer
+        m.submodules.beats = beats = Beats(config, lanes(config))
+
+        def crossing(layout: data.Layout, depth: int, to: str, of: str) -> SyncFIFO | AsyncFIFO:
+            if own:
+                return AsyncFIFO(width=layout.size, depth=depth, r_domain=to, w_domain=of)
+            return SyncFIFO(width=layout.size, depth=depth)
+
+        layout = block_layout(config)
+        m.submodules.blocks = blocks = crossing(layout, self.BLOCKS, domain, "sync")
+        rows = beats.i.payload.shape()
+        m.submodules.rows = fifo = crossing(rows, Engine.DEPTH, "sync", domain)
+        m.d.comb += [
+            sequencer.i.payload.eq(self.i.payload.job),
+            sequencer.i.valid.eq(self.i.valid & beats.info.ready),
+            beats.info.payload.eq(self.i.payload.info),
+            beats.info.valid.eq(self.i.valid & sequencer.i.ready),
+            self.i.ready.eq(sequencer.i.ready & beats.info.ready),
+            self.step.eq(sequencer.step),
+            self.step_valid.eq(sequencer.step_valid),
+        ]
+        with m.If(sequencer.step_valid):
+            m.d.comb += [
+                self.active.eq(sequencer.cycles),
+                self.reads.eq(sequencer.words),
+                self.computes.eq(sequencer.words),
+                self.routed.eq(sequencer.routed),
+            ]
+
+        # A block waits for its activations; there is room for all that are not yet counted as in the FIFO.
+        work: Value = Cat(Value.cast(sequencer.o), sequencer.step_valid)
+        for _ in range(ActivationBuffer.LATENCY):
+            later = Signal(len(work), name="work")
+            m.d.sync += later.eq(work)
+            work = later
+        block = data.View(layout, Signal(layout.size, name="block"))
+        m.d.comb += [
+            sequencer.room.eq(blocks.w_level < self.BLOCKS - (ActivationBuffer.LATENCY + 3)),
+            block.eq(work[:-1]),
+            block.act.eq(self.act),
+            block.shift.eq(self.act_shift),
+            blocks.w_data.eq(block),
+            blocks.w_en.eq(work[-1]),
+            engine.i.payload.eq(blocks.r_data),
+            engine.i.valid.eq(blocks.r_rdy),
+            blocks.r_en.eq(engine.i.ready),
+            engine.level.eq(fifo.w_level),
+            fifo.w_data.eq(engine.o),
+            fifo.w_en.eq(engine.o_valid),
+            beats.i.payload.eq(fifo.r_data),
+            beats.i.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(beats.i.ready),
+            *[
+                getattr(engine, name).eq(getattr(self, name))
+                for name in engine.signature.members
+                if name.startswith("load_")
+            ],
+        ]
+        wiring.connect(m, beats.o, wiring.flipped(self.o))
+        return m

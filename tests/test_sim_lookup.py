@@ -1,0 +1,111 @@
+"""Whole layers on Verilated cores whose macros look sums up: bit for bit the golden model."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from random_layers import RULES, random_tokens
+from sim_layers import Case, check, check_with_side, random_quantised, same_bits
+
+from hw.verilog import array_clock, generate
+from sim.build import build_verilator
+from sim.engines import open_engine
+from sim.verilator import Core
+from sw_model import compiler, golden
+from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
+
+pytestmark = pytest.mark.sim
+
+ONE_CLOCK = HardwareConfig(
+    name="lookup", tiles=3, words=4096, scales=2048, max_hidden=96, max_intermediate=96, max_experts=8,
+    max_top_k=3, body="lut",
+)  # fmt: skip
+TWO_CLOCKS = replace(ONE_CLOCK, name="lookup_clock", tiles=4, array_clock=3, drain=2)
+CONFIGS = (ONE_CLOCK, TWO_CLOCKS)
+
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"width": 64, "experts": 8, "shared": 64, "gated": True, "renormalise": False},
+    {"hidden": 33, "width": 35, "shared": 37, "experts": 5},
+    {"hidden": 2, "width": 1, "experts": 3, "renormalise": False},
+    {"hidden": 96, "width": 96, "experts": 2, "top_k": 1},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+@pytest.mark.parametrize(("fmt", "stalls"), [("int8", 0.0), ("int4", 0.4), ("int4", 0.0), ("mixed", 0.3)])
+@pytest.mark.parametrize("shape", range(len(SHAPES)))
+def test_equals_golden(shape: int, fmt: str, stalls: float, config: HardwareConfig) -> None:
+    case = Case(fmt=fmt, shape=SHAPES[shape])
+    layer = random_quantised(case, config, seed=shape)
+    with open_engine("verilator", layer, config, stalls=stalls, seed=shape) as engine:
+        check(engine, random_tokens(np.random.default_rng(shape), 17, case.hidden))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_with_a_gate(rule: str, config: HardwareConfig) -> None:
+    case = Case(fmt="mixed", gate=True, shape=RULES[rule])
+    layer = random_quantised(case, config, seed=2)
+    with open_engine("verilator", layer, config, stalls=0.2, seed=2) as engine:
+        check_with_side(engine, random_tokens(np.random.default_rng(3), 12, case.hidden), 3)
+
+
+def test_any_pace_gives_the_same_bits_and_counts() -> None:
+    case = Case(fmt="int8", shape=SHAPES[1])
+    layer = random_quantised(case, TWO_CLOCKS, seed=1)
+    x = random_tokens(np.random.default_rng(4), 10, case.hidden)
+    counts = set()
+    for seed, stalls in enumerate((0.0, 0.05, 0.5, 0.9)):
+        with open_engine("verilator", layer, TWO_CLOCKS, stalls=stalls, seed=seed) as engine:
+            counters = check(engine, x).counters
+            counts.add((counters["ACTIVE_CYCLES"], counters["ROUTED_CYCLES"], counters["ROUTED_READS"]))
+    assert len(counts) == 1
+
+
+def test_reset_in_the_middle_of_a_token() -> None:
+    """Both clock domains start anew; the weights are still there."""
+    case = Case(fmt="int4", shape=SHAPES[0])
+    layer = random_quantised(case, TWO_CLOCKS, seed=1)
+    image = compiler.compile(layer, TWO_CLOCKS)
+    x = random_tokens(np.random.default_rng(4), 4, case.hidden)
+    with open_engine("verilator", layer, TWO_CLOCKS) as engine:
+        whole = check(engine, x).counters["CYCLES"]
+        for cycles in np.random.default_rng(5).integers(case.hidden, whole, size=12).tolist():
+            engine.core.start(x.view(np.uint32), np.full(len(x), case.hidden), len(x), case.hidden)
+            engine.core.advance(cycles)
+            engine.core.reset(1 + cycles % 3)
+            engine.driver.configure(image)
+            check(engine, x)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_icarus_and_foreign_bus_models(config: HardwareConfig) -> None:
+    layer = random_quantised(Case(fmt="mixed", shape={"hidden": 32, "experts": 3}), config, seed=2)
+    with open_engine("icarus", layer, config, stalls=0.2, seed=3) as engine:
+        check(engine, random_tokens(np.random.default_rng(6), 3, 32))
+
+
+def test_baked_image() -> None:
+    """A core that wakes up with the weights in its tiles."""
+    case = Case(fmt="mixed", shape=SHAPES[1])
+    layer = random_quantised(case, ONE_CLOCK, seed=1)
+    x = random_tokens(np.random.default_rng(4), 4, case.hidden)
+    text = generate(ONE_CLOCK, compiler.compile(layer, ONE_CLOCK))
+    with Core(build_verilator(text)) as core:
+        assert same_bits(core.run(x), golden.run(layer, x, ONE_CLOCK).y)
+
+
+def test_clock_port() -> None:
+    """Only a core with a clock of its own for the array has a port for it, and says how fast it is meant."""
+    texts = [generate(config) for config in CONFIGS]
+    assert [array_clock(text) for text in texts] == [1, 3]
+    assert ["array_clk" in text for text in texts] == [False, True]
+
+
+@pytest.mark.parametrize("fmt", ["fp8", "mxfp4"])
+def test_format_that_it_does_not_multiply(fmt: str) -> None:
+    with pytest.raises(ExpertileError, match=f"'lookup'.*body 'lut' do not multiply {fmt}.*int8, int4"):
+        random_quantised(Case(fmt=fmt), ONE_CLOCK, seed=1)
