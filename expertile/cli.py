@@ -17,6 +17,7 @@ from expertile.commands import (
     generate,
     inspect,
     layer,
+    serve,
     trace,
     verilog,
 )
@@ -42,6 +43,7 @@ app.command("energy")(energy.command)
 app.command("figures")(figures.command)
 app.command("verilog")(verilog.command)
 app.command("fpga")(fpga.command)
+app.command("serve")(serve.command)
 app.command("demo")(demo.command)
 app.command("bench")(bench.command)
 

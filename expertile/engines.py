@@ -1,13 +1,14 @@
 """One MoE layer, or all of a model's, on the chosen engine, with every RTL result held against golden."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from driver.pipes import BAUD
 from expertile.options import EngineName, FormatName
 from expertile.output import Mismatch, console
 from sw_model import golden, reference, reference_gate
@@ -29,8 +30,8 @@ __all__ = ["LayerEngine", "LayerResult", "ModelEngine", "Tally"]
 
 @dataclass(kw_only=True)
 class Tally:
-    """Work done, summed over calls. Cycles stay 0 unless an RTL engine counted them, ``gated`` and what
-    follows it unless there is a gate, pages unless experts are loaded on demand."""
+    """Work done, summed over calls. Cycles stay 0 unless hardware counted them (for ``timed`` tokens),
+    ``gated`` and what follows it unless there is a gate, pages unless experts are loaded on demand."""
 
     calls: int = 0
     tokens: int = 0
@@ -43,6 +44,7 @@ class Tally:
     experts_used: int = 0
     macs: int = 0
     cycles: int = 0
+    timed: int = 0
     passes: int = 0
     pass_slots: int = 0
     page_hits: int = 0
@@ -71,7 +73,7 @@ class Tally:
             "p_empty": self.empty / self.gated if self.gated else None,
             "removed_by_level": {name: getattr(self, name) for name in LEVELS} if self.gated else None,
             "cycles": self.cycles or None,
-            "cycles_per_token": self.cycles / self.tokens if self.cycles else None,
+            "cycles_per_token": self.cycles / self.timed if self.cycles else None,
             "macs": self.macs or None,
             "mac_utilisation": self.passes / self.pass_slots if self.pass_slots else None,
             **self._page_figures(),
@@ -118,6 +120,8 @@ class LayerEngine:
         The three-level gate; it is told which experts are on chip when a call begins.
     stalls, seed
         Random stalls on every stream of an RTL engine.
+    port, baud
+        The layer runs on the device at this port, beside the golden engine.
 
     Raises
     ------
@@ -137,10 +141,12 @@ class LayerEngine:
         gate: Gate | None = None,
         stalls: float = 0.0,
         seed: int = 0,
+        port: str | None = None,
+        baud: int = BAUD,
     ) -> None:
         self.layer = layer
         self._name = name
-        self._engine = engine
+        self._where = port or engine.value
         self._config = config
         self._gate = gate
         self._quantised = None
@@ -153,7 +159,11 @@ class LayerEngine:
         elif gate is not None:
             check_gate(gate, layer, config)
         self._rtl: Any = None
-        if engine.is_rtl:
+        if port is not None:
+            from sim.engines import open_port
+
+            self._rtl = open_port(port, self._quantised, config, baud=baud)
+        elif engine.is_rtl:
             from sim.engines import open_engine
 
             self._rtl = open_engine(engine.value, self._quantised, config, stalls=stalls, seed=seed)
@@ -183,11 +193,11 @@ class LayerEngine:
             try:
                 got = self._rtl.run(x) if self._gate is None else self._rtl.run(x, side)
             except RuntimeError as error:  # it hung, or broke the rules of a port
-                raise Mismatch(f"{self._name}: {self._engine.value}: {error}") from error
+                raise Mismatch(f"{self._name}: {self._where}: {error}") from error
             self._compare(want, got, tally)
             y = got.y
             tally.experts_used = got.counters["EXPERTS_USED"]
-            tally.cycles = got.counters["BUSY_CYCLES"]
+            tally.cycles, tally.timed = got.counters["BUSY_CYCLES"], len(x)
             tally.passes = got.counters["NIBBLE_PASSES"]
             tally.pass_slots = self._config.tiles * self._config.array_clock * tally.cycles
             if self._pages is not None:
@@ -219,7 +229,7 @@ class LayerEngine:
         return LayerResult(y=y, experts=exact.experts, decisions=decisions, tally=tally)
 
     def _compare(self, want: golden.Result, got: Any, tally: Tally) -> None:
-        what = f"{self._name}: {self._engine.value} and golden differ"
+        what = f"{self._name}: {self._where} and golden differ"
         if got.y.shape != want.y.shape:
             raise Mismatch(f"{what}: {list(got.y.shape)} numbers came out, not {list(want.y.shape)}")
         bits, right = got.y.view(np.uint32), want.y.view(np.uint32)
@@ -250,6 +260,8 @@ class LayerEngine:
 class ModelEngine:
     """Every MoE layer of a checkpoint on one engine: the ``moe`` callable of a Decoder. A context manager.
 
+    ``ports`` : layer -> port of the device that it runs on, beside the golden engine.
+
     Attributes
     ----------
     layers : int
@@ -270,7 +282,8 @@ class ModelEngine:
         config: HardwareConfig,
         *,
         gate: GateFile | None = None,
-        **stalls: Any,
+        ports: Mapping[int, str] | None = None,
+        **options: Any,
     ) -> None:
         if fmt is FormatName.auto:
             raise ExpertileError(
@@ -283,12 +296,16 @@ class ModelEngine:
         self._layers: dict[int, LayerEngine] = {}
         try:
             for n in checkpoint.moe_layers:
+                port = (ports or {}).get(n)
                 with console(stderr=True).status(f"loading the experts of layer {n} ({engine.value})"):
                     layer = checkpoint.moe_layer(n)
                 one = None if gate is None else gate.gate(n)
-                self._layers[n] = LayerEngine(
-                    layer, f"layer {n}", engine, fmt.value, config, gate=one, **stalls
-                )
+                # Simulators say themselves what takes so long.
+                sending = console(stderr=True).status(f"layer {n}: weights to {port}")
+                with sending if port else nullcontext():
+                    self._layers[n] = LayerEngine(
+                        layer, f"layer {n}", engine, fmt.value, config, gate=one, port=port, **options
+                    )
         except BaseException:
             self.close()
             raise

@@ -9,6 +9,7 @@ import typer
 __all__ = [
     "ROOT",
     "Attention",
+    "Baud",
     "Checkpoint",
     "Config",
     "Engine",
@@ -73,6 +74,7 @@ Gate = Annotated[Path | None, typer.Option(help="Three-level gate, as `expertile
 Attention = Annotated[
     int, typer.Option(min=0, max=3, help="Level of sparse attention: 0 reads all keys, 3 the fewest.")
 ]
+Baud = Annotated[int, typer.Option(min=300, help="Bits a second of the serial line.")]
 Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
 Stalls = Annotated[
     float, typer.Option(min=0, max=0.95, help="RTL engines: probability that a stream stalls in a cycle.")

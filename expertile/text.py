@@ -115,10 +115,12 @@ def model_on(
     *,
     gate: GateFile | None = None,
     budget: tuple[Estimate, int] | None = None,
-    **stalls: Any,
+    ports: Sequence[str] = (),
+    **options: Any,
 ) -> Iterator[tuple[Decoder, ModelEngine]]:
     """The byte-level model in ``folder`` with its MoE layers on ``engine``, gated if there is a ``gate``, and
-    under an energy ``budget`` if there is one (and the token it begins with).
+    under an energy ``budget`` if there is one (and the token it begins with). ``ports``: devices that run a
+    layer each, as the command line names them.
 
     Raises
     ------
@@ -126,14 +128,17 @@ def model_on(
         A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``; a budget
         without a gate, or on another engine than ``golden``.
     """
-    if budget is not None and (gate is None or engine is not EngineName.golden):
-        raise ExpertileError("an energy budget moves the gate's lambda on the golden engine: give --gate")
+    if budget is not None and (gate is None or engine is not EngineName.golden or ports):
+        raise ExpertileError(
+            "an energy budget moves the gate's lambda on the golden engine: give --gate, and no --port"
+        )
     checkpoint = Checkpoint.open(folder)
     if checkpoint.shape.vocabulary != 256:
         raise ExpertileError(
             f"{folder}: its vocabulary is {checkpoint.shape.vocabulary}: text needs a byte-level model (256)"
         )
-    with ModelEngine(checkpoint, engine, fmt, config, gate=gate, **stalls) as moe:
+    devices = _assign(ports, checkpoint.moe_layers)
+    with ModelEngine(checkpoint, engine, fmt, config, gate=gate, ports=devices, **options) as moe:
         if gate is None:
             yield Decoder(checkpoint, moe), moe
         elif budget is None:
@@ -169,6 +174,22 @@ def layer_work(
     every = [result.work.total() for result in blocks.seen.values()]
     work = replace(sum(every[1:], start=every[0]), tokens=every[0].tokens)
     return work, float(np.mean(np.concatenate(cost)))
+
+
+def _assign(ports: Sequence[str], layers: Sequence[int]) -> dict[int, str]:
+    """Layer -> port, from PORT or LAYER=PORT; those without a number take the layers left, in order."""
+    devices: dict[int, str] = {}
+    parts = [(number, port) for number, _, port in (p.rpartition("=") for p in ports)]
+    for number, port in sorted(parts, key=lambda part: not part[0]):
+        free = [n for n in layers if n not in devices]
+        layer = int(number) if number.isdecimal() else None if number or not free else free[0]
+        if layer not in free:
+            raise ExpertileError(
+                f"--port {f'{number}=' if number else ''}{port}: no MoE layer is left for it; a device runs "
+                f"one, and the model has {', '.join(map(str, layers))}: give PORT or LAYER=PORT"
+            )
+        devices[layer] = port
+    return devices
 
 
 def stream(

@@ -1,4 +1,4 @@
-"""Engines that compute one MoE layer: the golden model, or the generated Verilog in a simulator.
+"""Engines that compute one MoE layer: the golden model, the generated Verilog in a simulator, or a device.
 
 Every engine takes the same quantised layer and gives the same bits.
 """
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from driver.accelerator import Driver
+from driver.bus import Bus
+from driver.link import Link
+from driver.link_bus import LinkBus
+from driver.pipes import BAUD, PortPipe
 from sim.build import build_verilator, generated
 from sim.memory import PageMemory
 from sim.runner import LayerJob, build, run_layer
@@ -19,10 +23,11 @@ from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
+from sw_model.image import Image
 from sw_model.pages import PageTable
 from sw_model.quantised import QuantisedLayer
 
-__all__ = ["ENGINES", "Engine", "EngineResult", "open_engine"]
+__all__ = ["ENGINES", "Engine", "EngineResult", "open_engine", "open_port"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,25 +132,20 @@ class _Golden(Engine):
         return EngineResult(y=result.y, experts=result.experts, counters=counters)
 
 
-class _Verilator(Engine):
-    """A Verilated instance that keeps its weights."""
+class _Driven(Engine):
+    """An accelerator that keeps its weights, whatever it is reached through."""
 
     def __init__(
-        self,
-        layer: QuantisedLayer,
-        config: HardwareConfig,
-        slots: int | None,
-        *,
-        memory: PageMemory,
-        stalls: float,
-        seed: int,
+        self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None, image: Image, bus: Bus
     ) -> None:
         super().__init__(layer, config, slots)
-        image = compiler.compile(layer, config, slots=slots)
-        library = build_verilator(generated(config))
-        self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config), memory=memory)
-        self.driver = Driver(self.core)
-        self.driver.load(image)
+        self.driver = Driver(bus)
+        try:
+            self.driver.require(config)
+            self.driver.load(image)
+        except BaseException:
+            bus.close()
+            raise
 
     def _resident(self) -> np.ndarray:
         return self.driver.resident()
@@ -157,7 +157,26 @@ class _Verilator(Engine):
         return EngineResult(y=y, experts=None, counters=self.driver.counters())
 
     def close(self) -> None:
-        self.core.close()
+        self.driver.close()
+
+
+class _Verilator(_Driven):
+    """A Verilated instance."""
+
+    def __init__(
+        self,
+        layer: QuantisedLayer,
+        config: HardwareConfig,
+        slots: int | None,
+        *,
+        memory: PageMemory,
+        stalls: float,
+        seed: int,
+    ) -> None:
+        image = compiler.compile(layer, config, slots=slots)
+        library = build_verilator(generated(config))
+        self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config), memory=memory)
+        super().__init__(layer, config, slots, image, self.core)
 
 
 class _Icarus(Engine):
@@ -231,3 +250,19 @@ def open_engine(
     if name not in _RTL:
         raise ExpertileError(f"engine {name!r}: unknown; choose one of {', '.join(ENGINES)}")
     return _RTL[name](layer, config, slots, memory=memory or PageMemory(), stalls=stalls, seed=seed)
+
+
+def open_port(port: str, layer: QuantisedLayer, config: HardwareConfig, *, baud: int = BAUD) -> Engine:
+    """The device at a port, made from ``config``, with ``layer`` loaded (pages: when they are needed).
+
+    Parameters
+    ----------
+    port : a serial port, or sim://HOST:PORT
+    baud : of a serial port
+
+    Raises
+    ------
+    ExpertileError : nobody answers there, it is another design, or the layer does not fit ``config``
+    """
+    image = compiler.compile(layer, config)
+    return _Driven(layer, config, None, image, LinkBus(Link(PortPipe(port, baud))))

