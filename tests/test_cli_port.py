@@ -39,6 +39,7 @@ def test_text_through_a_board(port, tiny_checkpoint, tmp_path, capsys):
         common = ("--checkpoint", tiny_checkpoint, "--prompt", "On", "--tokens", 3, "--json", out)
         assert run("generate", *common, "--config", "tiny", "--format", "int4", *options) == 0
         texts.append(json.loads(out.read_text()))
+        out.unlink()
     golden, device = texts
     assert device["text"] == golden["text"] and golden["cycles"] is None
     assert device["layer_calls"] == golden["layer_calls"] == 6
