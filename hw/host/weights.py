@@ -71,7 +71,8 @@ class WeightLoader(wiring.Component):
         beat, place = self.i.payload, self.location
         layout = data.StructLayout(HEADER)
         head = data.View(layout, beat.data[: layout.size])
-        kind, lane = Signal(Shape.cast(range(max(Kind) + 1))), Signal(2)
+        kind = Signal(Shape.cast(range(max(Kind) + 1)))
+        entry = Signal(2)  # of the beat
         paged, alone = Signal(), Signal()
         narrow = Signal()
         m.d.comb += narrow.eq(Cat(kind == k for k in sorted(NARROW)).any())
@@ -88,7 +89,7 @@ class WeightLoader(wiring.Component):
                 following.eq(following + 1),
                 room.eq(room - (room != 0)),
                 self.word.eq(beat.data),
-                self.lane.eq(beat.data.word_select(lane, 32)),
+                self.lane.eq(beat.data.word_select(entry, 32)),
             ]
             with m.If(paged & (kind == Kind.CONTEXTS)):
                 given, placed = data.View(CONTEXT, beat.data), data.View(CONTEXT, self.word)
@@ -118,7 +119,7 @@ class WeightLoader(wiring.Component):
         with m.FSM():
             with m.State("HEADER"):
                 m.d.comb += self.i.ready.eq(1)
-                m.d.sync += lane.eq(0)
+                m.d.sync += entry.eq(0)
                 with m.If(self.i.valid):
                     m.d.sync += [
                         self.tile.eq(head.tile),
@@ -155,9 +156,9 @@ class WeightLoader(wiring.Component):
                     m.d.comb += self.error.eq(1)
                     m.next = "DROP"
             with m.State("DATA"):
-                m.d.comb += [write.eq(self.i.valid), self.i.ready.eq(~narrow | (lane == 3))]
+                m.d.comb += [write.eq(self.i.valid), self.i.ready.eq(~narrow | (entry == 3))]
                 with m.If(self.i.valid):
-                    m.d.sync += lane.eq(lane + 1)
+                    m.d.sync += entry.eq(entry + 1)
                     with m.If(self.i.ready):
                         m.d.sync += left.eq(left - 1)
                         m.d.comb += self.error.eq(beat.last != (left == 1))
