@@ -17,6 +17,7 @@ from sw_model.compiler import paging
 from sw_model.config import HardwareConfig
 from sw_model.energy.counts import Counts
 from sw_model.errors import ExpertileError
+from sw_model.formats import BLOCK
 from sw_model.gate import Q_MAX, Decisions, Gate, SideBand
 from sw_model.gate_file import GateFile
 from sw_model.model_gate import LEVELS
@@ -199,7 +200,7 @@ class LayerEngine:
             tally.experts_used = got.counters["EXPERTS_USED"]
             tally.cycles, tally.timed = got.counters["BUSY_CYCLES"], len(x)
             tally.passes = got.counters["NIBBLE_PASSES"]
-            tally.pass_slots = self._config.tiles * self._config.array_clock * tally.cycles
+            tally.pass_slots = self._config.macs_per_cycle * tally.cycles // BLOCK
             if self._pages is not None:
                 tally.page_stalls = got.counters["PAGE_STALL_CYCLES"]
         return LayerResult(

@@ -92,7 +92,7 @@ class MoELayer(wiring.Component):
             words = [_integers(tile) for tile in image.words]
             scales = image.scales.tolist()
             contexts = _integers(image.contexts)
-        self._array = (PeArray if config.body == "dsp" else LookupArray)(config, words, scales)
+        self._array = (LookupArray if config.body == "lut" else PeArray)(config, words, scales)
         self._contexts = ContextTable(config, contexts)
         self._router = Router(config, image)
         array, router = self._array.signature.members, self._router.signature.members
@@ -203,7 +203,8 @@ class MoELayer(wiring.Component):
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
         loads = [name for name in array.signature.members if name.startswith("load_")]
-        from_h = Signal(ActivationBuffer.LATENCY)
+        assert array.act_at == ActivationBuffer.LATENCY
+        from_h = Signal(array.act_at)
         m.d.sync += from_h.eq(Cat(array.step.from_h, from_h[:-1]))
         m.d.comb += [
             scheduler.layer.eq(layer),

@@ -23,7 +23,7 @@ class Sharing:
         """``component`` as an instance of module ``name``, in the domain "sync" and further ``domains``."""
         if name not in self.modules:
             self.modules[name] = verilog.convert(
-                component, name=name, emit_src=False, strip_internal_attrs=True
+                component, name=name, platform=self, emit_src=False, strip_internal_attrs=True
             )
         component._MustUse__used = True  # as far as Amaranth's warning goes: its module stands for it
         ports = {

@@ -54,7 +54,7 @@ def describe(config: HardwareConfig) -> dict:
         "module": MODULE,
         "config": asdict(config),
         "config_hash": config.hash,
-        "macs_per_cycle": 32 * config.tiles,
+        "macs_per_cycle": config.macs_per_cycle,
         "derived": {
             "acc_bits": config.acc_bits,
             "combine_bits": config.combine_bits,

@@ -204,7 +204,7 @@ def _costs(layer: QuantisedLayer, config: HardwareConfig) -> tuple[np.ndarray, n
     """C and what a miss adds [E], in Q7.8, of the mean expert's cycles on the array."""
 
     def cycles(m: QuantisedMatrix) -> float:
-        return m.rows * m.blocks * m.fmt.steps / config.tiles
+        return m.rows * m.blocks * m.fmt.steps * config.step_cycles / config.tiles
 
     def size(m: QuantisedMatrix) -> float:
         blocks = m.rows * m.blocks

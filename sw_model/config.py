@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
+    ACT8_BITS,
     ACT8_MAX,
     ACT16_LOW_BITS,
     ACT16_MAX,
@@ -30,9 +31,12 @@ from sw_model.tables import WEIGHT_BITS
 
 COMBINE_LIMB = 20  # bits of a limb in the golden model's combine
 
-
 #: Bodies of the macro, and the formats of experts' weights that each multiplies.
-BODIES = {"dsp": tuple(EXPERT_FORMATS.values()), "lut": (INT8, INT4)}
+BODIES = {
+    "dsp": tuple(EXPERT_FORMATS.values()),
+    "lut": (INT8, INT4),
+    "asic": tuple(EXPERT_FORMATS.values()),
+}
 
 # Widths of registers and counters bound some maxima; the rest are bounded by addresses of 24 bits.
 _MOST = {
@@ -40,6 +44,7 @@ _MOST = {
     "array_clock": 8,
     "columns": 1 << 12,
     "drain": 4,
+    "act_bits": ACT8_BITS,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
     "max_experts": 1 << 12,
@@ -58,7 +63,7 @@ class HardwareConfig:
     Parameters
     ----------
     name : preset name, used for folders and reports
-    tiles : tiles in the array (macro + scale + accumulator); of body "dsp", a power of two
+    tiles : tiles in the array (macro + scale + accumulator), a power of two but with body "lut"
     columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
         neighbouring tiles can share a matrix row and split its blocks between them (see
         :mod:`sw_model.topology`)
@@ -77,8 +82,10 @@ class HardwareConfig:
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
     router_spread : the same for both operands of the router
     down_spread : octaves between the row exponents of a layer's down projections
-    body : what a macro multiplies with: "dsp", multipliers, for every format; "lut", lookups of shared tables
-        of activation sums, for integers
+    body : what a macro multiplies with: "dsp", multipliers; "asic", adder trees that take activations bit by
+        bit, for silicon; both for every format; "lut", lookups of shared tables of activation sums, for
+        integers. All give the same sums
+    act_bits : bits of an activation that a macro takes a cycle: 8, or with body "asic" 1, 2, 4 or 8
     array_clock : clock of the array over that of the core; above 1 only with body "lut", whose array then
         has a clock input of its own
     """
@@ -100,6 +107,7 @@ class HardwareConfig:
     router_spread: int = 4
     down_spread: int = 12
     body: str = "dsp"
+    act_bits: int = ACT8_BITS
     array_clock: int = 1
     columns: int = 1
     drain: int = 1
@@ -118,10 +126,14 @@ class HardwareConfig:
             least, most = _LEAST.get(field.name, 1), _MOST.get(field.name, 1 << 24)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{field.name} must be an integer from {least} to {most}, not {value!r}")
-        if self.body == "dsp" and self.tiles & (self.tiles - 1):
+        if self.body != "lut" and self.tiles & (self.tiles - 1):
             raise ValueError(f"tiles must be a power of two, not {self.tiles}")
-        if self.body == "dsp" and self.array_clock > 1:
-            raise ValueError(f'array_clock must be 1 with body "dsp", not {self.array_clock}')
+        if self.act_bits not in (1, 2, 4, ACT8_BITS):
+            raise ValueError(f"act_bits must be 1, 2, 4 or 8, not {self.act_bits}")
+        if self.body != "asic" and self.act_bits != ACT8_BITS:
+            raise ValueError(f'act_bits must be 8 with body "{self.body}", not {self.act_bits}')
+        if self.body != "lut" and self.array_clock > 1:
+            raise ValueError(f'array_clock must be 1 with body "{self.body}", not {self.array_clock}')
         if self.body == "lut" and self.columns > 1:
             raise ValueError(f'columns must be 1 with body "lut", not {self.columns}')
         if self.body == "lut" and self.page_slots:
@@ -154,6 +166,11 @@ class HardwareConfig:
             )
 
     @property
+    def step_cycles(self) -> int:
+        """Cycles of the array's clock that a step takes: a nibble pass of every tile."""
+        return ACT8_BITS // self.act_bits
+
+    @property
     def formats(self) -> tuple[WeightFormat, ...]:
         """Formats that an expert's weights may have."""
         return BODIES[self.body]
@@ -161,7 +178,7 @@ class HardwareConfig:
     @property
     def macs_per_cycle(self) -> int:
         """Nibble products that the array makes in a cycle of the core."""
-        return BLOCK * self.tiles * self.array_clock
+        return BLOCK * self.tiles * self.array_clock // self.step_cycles
 
     @property
     def max_blocks(self) -> int:

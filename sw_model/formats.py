@@ -117,6 +117,7 @@ ROUTER_FORMAT = INT16
 #: A bias rides in a block of its own, on four constant activations: 1, 1/4, 1/16, 1/64.
 BIAS_TOPS = (0, -2, -4, -6)
 
+ACT8_BITS = 8
 ACT8_MAX = 127  # |INT8 activation|
 ACT8_FRACTION = 6  # MXINT8: element LSB = 2**(X - 6)
 ACT16_FRACTION = 13  # router: 15-bit magnitude <= 2**14, so that both bytes are signed INT8

@@ -33,10 +33,10 @@ def choose_split(rows: int, blocks: int, tiles: int, columns: int) -> int:
     return min(splits(columns), key=lambda split: entries(rows, blocks, tiles, split))
 
 
-def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, tiles: int, split: int) -> int:
-    """Cycles in which the array works on a pass, where its rows find room.
+def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, tiles: int, split: int, step_cycles: int) -> int:
+    """Cycles in which the array works on a pass, where its rows find room; ``step_cycles`` a nibble pass.
 
     The router's passes take every block twice, with the high and the low bytes of the token.
     """
     sets = 2 if fmt is ROUTER_FORMAT else 1
-    return entries(rows, blocks, tiles, split) * fmt.steps * sets
+    return entries(rows, blocks, tiles, split) * fmt.steps * sets * step_cycles

@@ -96,6 +96,10 @@ def test_tables():
     assert (d.domain == tokens(seed=3).domain).mean() > 0.95
     np.testing.assert_array_equal(quantised.gate.cost, 256)  # all experts are alike
     assert (quantised.gate.miss > 256).all()  # to load one takes longer than to run it
+    serial = replace(CONFIG, body="asic", act_bits=2)  # runs take four times as long, loads do not
+    slow = calibrate(layer(), tokens(), Settings(), serial).gate
+    np.testing.assert_array_equal(slow.cost, 256)
+    np.testing.assert_allclose(4 * slow.miss, quantised.gate.miss, atol=4)
 
 
 def test_a_trained_row_takes_the_fitted_ones_place():

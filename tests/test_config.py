@@ -24,7 +24,7 @@ def write(folder: Path, text: str | None = None, **changes: object) -> str:
 
 
 def test_presets() -> None:
-    assert {"tiny", "base", "ulx3s_85f"} <= set(presets())
+    assert {"tiny", "base", "ulx3s_85f", "asic"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert config.name == name
@@ -49,8 +49,8 @@ def test_file(tmp_path: Path) -> None:
         ({"words": -4}, "words must be an integer from 1 to \\d+, not"),
         ({"words": "[1, 2]"}, "words must be an integer from 1 to \\d+, not"),
         ({"tiles": 3}, "tiles must be a power of two, not 3"),
-        ({"body": '"analog"'}, "body must be one of dsp, lut, not 'analog'"),
-        ({"body": 1}, "body must be one of dsp, lut, not 1"),
+        ({"body": '"analog"'}, "body must be one of dsp, lut, asic, not 'analog'"),
+        ({"body": 1}, "body must be one of dsp, lut, asic, not 1"),
         ({"array_clock": 2}, 'array_clock must be 1 with body "dsp", not 2'),
         ({"array_clock": 9, "body": '"lut"'}, "array_clock must be an integer from 1 to 8, not 9"),
         ({"columns": 2, "body": '"lut"'}, 'columns must be 1 with body "lut", not 2'),
@@ -80,6 +80,10 @@ def test_file(tmp_path: Path) -> None:
         ({"router_spread": 20}, "accumulators exceed"),
         ({"activation_spread": 30, "weight_spread": 30}, "accumulators exceed"),
         ({"down_spread": 31}, "accumulators exceed"),
+        ({"act_bits": 2}, 'act_bits must be 8 with body "dsp", not 2'),
+        ({"tiles": 3, "body": '"asic"'}, "tiles must be a power of two, not 3"),
+        ({"body": '"asic"', "act_bits": 3}, "act_bits must be 1, 2, 4 or 8, not 3"),
+        ({"body": '"asic"', "act_bits": 16}, "act_bits must be an integer from 1 to 8, not 16"),
     ],
 )
 def test_refused(changes: dict, message: str, tmp_path: Path) -> None:
@@ -123,18 +127,26 @@ def test_keyword_only_and_frozen() -> None:
 def test_hash() -> None:
     """Stable from machine to machine, and different for every field."""
     config = HardwareConfig(name="a", **GOOD)
-    assert config.hash == "a15cff2cec08"
+    assert config.hash == "c75e791e8716"
     changed = {
         "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
         "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "page_slots": 2,
         "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11,
-        "columns": 2, "drain": 2, "body": "lut", "array_clock": 2,
+        "columns": 2, "drain": 2, "body": "lut", "array_clock": 2, "act_bits": 4,
     }  # fmt: skip
-    needs = {"array_clock": {"body": "lut"}}
+    needs = {"array_clock": {"body": "lut"}, "act_bits": {"body": "asic"}}
     assert set(changed) == {f.name for f in fields(HardwareConfig)}
     hashes = {replace(config, **{k: v}, **needs.get(k, {})).hash for k, v in changed.items()}
     assert len(hashes) == len(changed) and config.hash not in hashes
     assert HardwareConfig(**asdict(config)).hash == config.hash
+
+
+def test_pace() -> None:
+    config = HardwareConfig(name="a", **GOOD)
+    assert (config.step_cycles, config.macs_per_cycle) == (1, 64)
+    for bits, cycles in ((1, 8), (2, 4), (4, 2), (8, 1)):
+        serial = replace(config, body="asic", act_bits=bits)
+        assert (serial.step_cycles, serial.macs_per_cycle) == (cycles, 64 // cycles)
 
 
 def test_widths_by_hand() -> None:

@@ -11,7 +11,6 @@ from test_hw_macro_tile import STEPS, pack_bytes, pack_scale, pack_word, random_
 
 from hw.pe.array import PeArray
 from hw.pe.drain import Kind
-from hw.pe.tile import Tile
 from sw_model.config import HardwareConfig
 from sw_model.formats import FP8, INT4, INT8, INT16, MXFP4, WeightFormat
 
@@ -20,10 +19,12 @@ Pack = Callable[[list[int], WeightFormat, int], int]
 NOISE_WORD, NOISE_SCALE = (1 << 128) - 1, (1 << 20) - 1
 
 
-def small_config(tiles: int, columns: int = 1, drain: int = 1) -> HardwareConfig:
+def small_config(tiles: int, columns: int = 1, drain: int = 1, act_bits: int = 0) -> HardwareConfig:
+    """``act_bits``: those of body "asic"; 0: body "dsp"."""
+    body: dict[str, Any] = {"body": "asic", "act_bits": act_bits} if act_bits else {}
     return HardwareConfig(
         name="array", tiles=tiles, words=512, scales=256, max_hidden=96, max_intermediate=96, max_experts=4,
-        max_top_k=2, columns=columns, drain=drain,
+        max_top_k=2, columns=columns, drain=drain, **body,
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def check_passes(
     assert word <= config.words and scale <= config.scales
     order = [matrices[int(i)] for i in rng.permutation(np.repeat(np.arange(len(matrices)), 2))]
     items = [raw(dut.i, job=m.job, info=m.info) for m in order]
-    waiting: deque[tuple[int, int]] = deque([(0, 0)] * (Tile.ACT_AT - 1), maxlen=Tile.ACT_AT)
+    waiting: deque[tuple[int, int]] = deque([(0, 0)] * (dut.act_at - 1), maxlen=dut.act_at)
 
     def blocks_of(step: Any) -> tuple[int, int]:
         """Bytes and shifts of every column, those beyond the matrix at random."""
@@ -186,7 +187,7 @@ def check_passes(
             blocks = [m.rows * m.blocks * (1 + m.wide) for m in chosen]
             assert reads == sum(n * m.words for n, m in zip(blocks, chosen, strict=True))
             assert passes == sum(n * m.fmt.macs for n, m in zip(blocks, chosen, strict=True))
-            assert cycles == sum(
+            assert cycles == config.step_cycles * sum(
                 -(-m.rows // (tiles >> m.split)) * -(-m.blocks >> m.split) * (1 + m.wide) * m.steps
                 for m in chosen
             )
@@ -207,12 +208,15 @@ def check_passes(
 
 
 @pytest.mark.parametrize(
-    ("tiles", "columns", "drain"),
-    [(1, 1, 1), (2, 1, 1), (4, 1, 2), (2, 2, 2), (4, 4, 4), (8, 4, 1), (8, 4, 4), (8, 1, 4), (8, 8, 2)],
+    ("tiles", "columns", "drain", "act_bits"),
+    [
+        *[(1, 1, 1, 0), (2, 1, 1, 0), (4, 1, 2, 0), (2, 2, 2, 0), (4, 4, 4, 0), (8, 4, 1, 0), (8, 4, 4, 0)],
+        *[(8, 1, 4, 0), (8, 8, 2, 0), (2, 1, 1, 1), (4, 4, 2, 2), (4, 2, 4, 4), (2, 2, 1, 8)],
+    ],
 )
-def test_passes(tiles: int, columns: int, drain: int) -> None:
+def test_passes(tiles: int, columns: int, drain: int, act_bits: int) -> None:
     rng = np.random.default_rng(tiles)
-    config = small_config(tiles, columns, drain)
+    config = small_config(tiles, columns, drain, act_bits)
     acts = Activations(rng, config)
     shapes = [
         (5, 2, INT16),
@@ -230,12 +234,12 @@ def test_passes(tiles: int, columns: int, drain: int) -> None:
 
 
 @pytest.mark.parametrize("fmt", [INT8, FP8], ids=lambda f: f.name)
-@pytest.mark.parametrize(("tiles", "columns"), [(2, 1), (4, 4)])
-def test_throughput(fmt: WeightFormat, tiles: int, columns: int) -> None:
-    """A free drain: the array makes a step every cycle, over the ends of rows and of passes, also where the
-    next pass has another split."""
+@pytest.mark.parametrize(("tiles", "columns", "act_bits"), [(2, 1, 0), (4, 4, 0), (2, 1, 1), (4, 4, 4)])
+def test_throughput(fmt: WeightFormat, tiles: int, columns: int, act_bits: int) -> None:
+    """A free drain: the array works without a gap at the macros' pace, over the ends of rows and passes, also
+    where the next pass has another split."""
     rng = np.random.default_rng(9)
-    config = small_config(tiles, columns)
+    config = small_config(tiles, columns, act_bits=act_bits)
     dut = PeArray(config)
     splits = [n % columns.bit_length() for n in range(5)]
     passes = [Matrix(rng, config, rows=6, blocks=4, fmt=fmt, split=split) for split in splits]
@@ -249,12 +253,12 @@ def test_throughput(fmt: WeightFormat, tiles: int, columns: int) -> None:
         await transfer(ctx, rng, [source], [sink], watch=(dut.active,), each=active.append)
         shares = [4 >> split for split in splits]
         slots = [-(-6 // (tiles >> split)) for split in splits]
-        steps = sum(a * b * fmt.steps for a, b in zip(shares, slots, strict=True))
+        steps = sum(a * b * fmt.steps * config.step_cycles for a, b in zip(shares, slots, strict=True))
         first = active.index(1)
         assert active[first : first + steps] == [1] * steps
         assert sum(active) == steps
-        # First row: after its slot's last step, the tile's latency, the reduction's and the drain.
-        last_step = first + shares[0] * fmt.steps - 1
-        assert sink.cycles[0] == last_step + Tile.LATENCY + columns.bit_length() - 1 + 2
+        # First row: after its slot's last step, the array's latency and the drain.
+        last_step = first + shares[0] * fmt.steps * config.step_cycles - 1
+        assert sink.cycles[0] == last_step + dut.latency + 2
 
     simulate(dut, bench)

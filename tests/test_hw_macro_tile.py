@@ -1,5 +1,6 @@
 """The compute-in-memory macro and the tile around it, against integers, on their published timing."""
 
+from itertools import product
 from typing import Any
 
 import ml_dtypes
@@ -41,6 +42,12 @@ def digits(codes: list[int], fmt: WeightFormat, step: int) -> list[int]:
 
 def pack_bytes(values: list[int]) -> int:
     return int.from_bytes(np.array(values, dtype=np.int8).tobytes(), "little")
+
+
+def piece(values: list[int], cycle: int, bits: int) -> int:
+    """``bits`` bits of every byte, the most significant ones in cycle 0, lane 0 lowest."""
+    down = 8 - bits * (cycle + 1)
+    return sum((v >> down & (1 << bits) - 1) << bits * lane for lane, v in enumerate(values))
 
 
 def random_codes(rng: np.random.Generator, fmt: WeightFormat) -> list[int]:
@@ -165,10 +172,13 @@ def test_macro_largest_sum() -> None:
     simulate(dut, bench)
 
 
-def tile_config(**overrides: int) -> HardwareConfig:
+def tile_config(**overrides: Any) -> HardwareConfig:
     shape = {"tiles": 1, "words": 256, "scales": 64, "max_hidden": 64, "max_intermediate": 64}
     return HardwareConfig(name="tile", **{**shape, "max_experts": 4, "max_top_k": 2, **overrides})
 
+
+#: The macro's bodies, the serial one at every pace.
+BODIES: list[dict[str, Any]] = [{}, *({"body": "asic", "act_bits": bits} for bits in (1, 2, 4, 8))]
 
 Block = tuple[list[int], list[int], int, int, int]  # codes, bytes, mant, scale shift, act shift
 Row = tuple[WeightFormat, list[Block], int]  # format, blocks, row exponent
@@ -198,20 +208,21 @@ def run_rows(config: HardwareConfig, rows: list[Row], seed: int, gap: float) -> 
             steps, stored_words = STEPS[fmt.name]
             while rng.random() < gap:  # the steps of a block follow each other
                 t += 1
-            for step in range(steps):
-                if step < stored_words:
-                    at(t, word_addr=word, word_en=1)
+            for step, cycle in product(range(steps), range(dut.step_cycles)):
+                first, last = cycle == 0, cycle == dut.step_cycles - 1
+                if first and step < stored_words:
+                    at(t + dut.read_at, word_addr=word, word_en=1)
                     word += 1
-                at(t + Tile.DECODE_AT, step=step, decode=DECODE.get(fmt.name, Decode.INTEGER))
-                at(t + Tile.ACT_AT, act=pack_bytes(act))
-                at(t + Tile.BLOCK_AT, start_block=step == 0)
-                if step == steps - 1:
-                    at(t + Tile.SCALE_AT, scale_addr=scale)
-                    at(t + Tile.SHIFT_AT, act_shift=act_shift)
-                    at(t + Tile.ADD_AT, add=1, start_row=b == 0)
+                at(t + dut.decode_at, step=step, decode=DECODE.get(fmt.name, Decode.INTEGER))
+                at(t + dut.act_at, act=piece(act, cycle, config.act_bits), first=first)
+                at(t + dut.block_at, start_block=step == 0, end_step=last)
+                if step == steps - 1 and last:
+                    at(t + dut.scale_at, scale_addr=scale)
+                    at(t + dut.shift_at, act_shift=act_shift)
+                    at(t + dut.add_at, add=1, start_row=b == 0)
                     scale += 1
                 t += 1
-        ends.append(t - 1 + Tile.LATENCY)
+        ends.append(t - 1 + dut.latency)
     results = []
 
     async def bench(ctx: Any) -> None:
@@ -228,12 +239,15 @@ def run_rows(config: HardwareConfig, rows: list[Row], seed: int, gap: float) -> 
                 "scale_addr": int(rng.integers(64)),
                 "act_shift": int(rng.integers(32)),
                 "start_row": int(rng.integers(2)),
-                "act": pack_bytes(random_bytes(rng)),
+                "act": pack_bytes(random_bytes(rng)) & (1 << 32 * config.act_bits) - 1,
+                "first": int(rng.integers(2)),
+                "start_block": int(rng.integers(2)),
                 "step": int(rng.integers(8)),
             }
-            # A block that continues must not meet a false start, so these are noise only where nothing runs.
-            quiet = {"word_en": 0, "add": 0, "start_block": 0}
+            quiet = {"word_en": 0, "add": 0, "end_step": 0}
             for name, value in {**noise, **quiet, **events.get(cycle, {})}.items():
+                if name == "first" and config.body == "dsp":
+                    continue
                 ctx.set(getattr(dut, name), value)
             values = await clock(ctx, dut.acc, dut.row_exp)
             if cycle in ends:
@@ -252,9 +266,10 @@ def exact(row: Row) -> int:
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.3])
-def test_tile(gap: float) -> None:
+@pytest.mark.parametrize("body", BODIES, ids=str)
+def test_tile(body: dict[str, Any], gap: float) -> None:
     rng = np.random.default_rng(11)
-    config = tile_config()
+    config = tile_config(**body)
     rows: list[Row] = []
     for n in range(40):
         fmt = list(WEIGHT_FORMATS.values())[n % 5]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from hw.cim.macro import Macro
+from hw.cim.serial import BitSerial, SerialMacro
 from hw.numerics.fixed import ToFixed
 from hw.numerics.float32 import Float32Pack
 from hw.numerics.normalise import Normalise
@@ -19,6 +20,11 @@ BAD: list[tuple[str, Callable[[], object]]] = [
     ("width", lambda: Normalise(1)),
     ("width", lambda: Float32Pack(1)),
     ("words", lambda: Macro(1)),
+    ("words", lambda: SerialMacro(1, 8)),
+    ("bits", lambda: SerialMacro(2, 3)),
+    ("rows", lambda: SerialMacro(2, 1, rows=0)),
+    ("lanes", lambda: SerialMacro(2, 1, lanes=0)),
+    ("bits", lambda: BitSerial(16)),
     ("blocks", lambda: BlockQuantiser(blocks=0, spread=1, router_spread=1)),
     ("spread", lambda: BlockQuantiser(blocks=1, spread=0, router_spread=1)),
     ("router_spread", lambda: BlockQuantiser(blocks=1, spread=1, router_spread=0)),

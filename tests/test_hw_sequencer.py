@@ -1,6 +1,7 @@
 """The sequencer's steps against four nested loops."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,14 @@ def config(tiles: int, columns: int = 1) -> HardwareConfig:
     )  # fmt: skip
 
 
-def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
+def steps(p: dict[str, int], tiles: int, step_cycles: int) -> Iterator[dict[str, int]]:
     groups, width = tiles >> p["split"], 1 << p["split"]
     slots, shares = -(-p["rows"] // groups), -(-p["blocks"] // width)
     n_steps, words = STEPS[NAMES[p["format"]]]
     for slot in range(slots):
         for low in range(1 + p["wide"]):
             for block in range(shares):
-                for step in range(n_steps):
+                for step, cycle in product(range(n_steps), range(step_cycles)):
                     at = slot * shares + block
                     # A word is read only in the first steps; afterwards its address stands behind the block.
                     yield {
@@ -46,6 +47,8 @@ def steps(p: dict[str, int], tiles: int) -> Iterator[dict[str, int]]:
                         "act": p["act"] + width * block,
                         "split": p["split"],
                         "step": step,
+                        "first": cycle == 0,
+                        "last": cycle == step_cycles - 1,
                         "decode": DECODE.get(NAMES[p["format"]], Decode.INTEGER).value,
                         "read": step < words,
                         "compute": NAMES[p["format"]] != "fp8" or step > 0,
@@ -67,16 +70,18 @@ def random_pass(rng: np.random.Generator, columns: int = 1) -> dict[str, int]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (2, 1), (4, 4), (8, 2)])
+@pytest.mark.parametrize(
+    ("tiles", "columns", "step_cycles"), [(1, 1, 1), (2, 1, 1), (4, 4, 1), (8, 2, 1), (2, 1, 2), (4, 4, 8)]
+)
 @pytest.mark.parametrize(("offer", "credit"), [(1.0, 1.0), (0.3, 1.0), (1.0, 0.2), (0.5, 0.5)])
-def test_steps(tiles: int, columns: int, offer: float, credit: float) -> None:
+def test_steps(tiles: int, columns: int, step_cycles: int, offer: float, credit: float) -> None:
     rng = np.random.default_rng(tiles)
-    dut = Sequencer(config(tiles, columns))
+    dut = Sequencer(config(tiles, columns), step_cycles)
     passes = [random_pass(rng, columns) for _ in range(20)]
     passes[3:6] = [
         {**passes[3], "rows": 1, "blocks": 1, "format": 0, "split": 0, "wide": w} for w in (0, 1, 0)
     ]
-    want = [s for p in passes for s in steps(p, tiles)]
+    want = [s for p in passes for s in steps(p, tiles, step_cycles)]
     slots = sum(-(-p["rows"] // (tiles >> p["split"])) for p in passes)
 
     async def bench(ctx: Any) -> None:
@@ -95,7 +100,7 @@ def test_steps(tiles: int, columns: int, offer: float, credit: float) -> None:
             if valid:
                 got.append({k: number(o[k]) for k in want[0]})
                 valid_at.append(cycle)
-                new_slot = o.step == 0 and o.first_block
+                new_slot = o.step == 0 and o.first_block and o.first
                 assert credited or not new_slot
             credited = can
             if offered and ready:

@@ -43,7 +43,7 @@ def predicted(layer: QuantisedLayer, x: np.ndarray, config: HardwareConfig, spli
         total = 0
         for m in matrices:
             chosen = choose_split(m.rows, m.blocks, config.tiles, config.columns) if split is None else split
-            total += pass_cycles(m.rows, m.blocks, m.fmt, config.tiles, chosen)
+            total += pass_cycles(m.rows, m.blocks, m.fmt, config.tiles, chosen, config.step_cycles)
         return total
 
     base = [] if layer.shared is None else [layer.shared.gate_up, layer.shared.down]

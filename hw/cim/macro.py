@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from sw_model.formats import ACT8_MAX, BLOCK, FP8, MXFP4, NIBBLE, WEIGHT_FORMATS
 
-__all__ = ["FORMATS", "Decode", "Macro"]
+__all__ = ["FORMATS", "WORD_BITS", "Decode", "Macro", "digit"]
 
 WORD_BITS = BLOCK * NIBBLE
 
@@ -28,7 +28,7 @@ FORMATS = {
 }
 
 
-def _digit(step: Value, decode: Value, first: Value, nibble: Value, kept: Value) -> Value:
+def digit(step: Value, decode: Value, first: Value, nibble: Value, kept: Value) -> Value:
     """Signed digit of one lane in this step."""
     sign = Mux(first, nibble[-1], kept[-1])
     integer = Cat(nibble[:-1], nibble[-1] & ~first)
@@ -66,20 +66,22 @@ class Macro(wiring.Component):
 
     Members
     -------
-    read_addr, read_en : the word to multiply, at cycle t; without read_en the last word stays
+    read_addr, read_en : the word to multiply, at cycle t + READ_AT; without read_en the last word stays
     step, decode : step of the block and how its words are decoded (:class:`Decode`), at t + DECODE_AT
     act : 32 signed bytes, at cycle t + ACT_AT
     sum : signed, at cycle t + LATENCY
     write_addr, write_data, write_en : load a word. A word must not be read in the cycle in which it is
         written (the memory has no collision logic); the host loads weights that no running pass uses.
 
-    Latency: ``LATENCY``. Throughput: one word (32 nibble MACs) a cycle. Exact: ``SUM_BITS`` holds the
-    largest sum.
+    Latency: ``LATENCY``. Throughput: one word (32 nibble MACs) every ``step_cycles`` = 1 cycle. Exact:
+    ``SUM_BITS`` holds the largest sum.
     """
 
-    DECODE_AT = 2
+    READ_AT = 0
+    DECODE_AT = READ_AT + 2
     ACT_AT = DECODE_AT + 1
     LATENCY = ACT_AT + 3
+    step_cycles = 1
     # The low byte of a 16-bit activation reaches -128.
     SUM_BITS = (BLOCK * (ACT8_MAX + 1) * ((1 << NIBBLE) - 1)).bit_length() + 1
 
@@ -128,10 +130,10 @@ class Macro(wiring.Component):
         products = []
         for i in range(BLOCK):
             lane = slice(NIBBLE * i, NIBBLE * (i + 1))
-            digit = Signal(signed(NIBBLE + 1), name=f"digit{i}", reset_less=True)
-            m.d.sync += digit.eq(_digit(self.step, self.decode, first, word[lane], kept[lane]))
+            held = Signal(signed(NIBBLE + 1), name=f"digit{i}", reset_less=True)
+            m.d.sync += held.eq(digit(self.step, self.decode, first, word[lane], kept[lane]))
             product = Signal(signed(NIBBLE + 8), name=f"product{i}", reset_less=True)
-            m.d.sync += product.eq(digit * self.act[8 * i : 8 * (i + 1)].as_signed())
+            m.d.sync += product.eq(held * self.act[8 * i : 8 * (i + 1)].as_signed())
             products.append(product)
 
         def tree(values: list) -> Signal:

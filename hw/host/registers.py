@@ -153,7 +153,10 @@ _FLAG_FIELDS = tuple(
 _COUNTED = (
     ("CYCLES", "Clock cycles since the counters were cleared."),
     ("BUSY_CYCLES", "Cycles with a token in the core."),
-    ("ACTIVE_CYCLES", "Cycles in which the array reads macro words (one nibble pass of every tile)."),
+    (
+        "ACTIVE_CYCLES",
+        "Cycles in which the array works; a nibble pass of every tile takes 8 / act_bits of them.",
+    ),
     ("TOKENS", "Tokens finished."),
     ("EXPERTS_USED", "Routed experts run, over all tokens."),
     ("EMPTY_TOKENS", "Tokens that the gate left without a routed expert."),

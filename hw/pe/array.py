@@ -5,13 +5,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
+from hw.cim.serial import BitSerial
 from hw.pe.drain import Drain, PassInfo, rows_layout
 from hw.pe.reduction import Reduction
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from hw.sharing import shared
 from sw_model.config import HardwareConfig
-from sw_model.formats import SHIFT_BITS
+from sw_model.formats import ACT8_BITS, BLOCK, SHIFT_BITS
 
 __all__ = ["PeArray"]
 
@@ -28,15 +29,20 @@ class PeArray(wiring.Component):
     -------
     i : stream of {job (:func:`pass_layout`), info (:data:`PassInfo`)}
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
-    act, act_shift : the blocks for ``step``, one a column, ``Tile.ACT_AT`` cycles later
+    act, act_shift : the blocks for ``step``, one a column, ``act_at`` cycles later
     o : stream of beats of rows (:func:`rows_layout`)
     active : every tile computes; ``reads``, ``computes``: of how many tiles that work on a block of the
-        matrix a word is read, a nibble is multiplied; ``routed``: for a routed expert
+        matrix a word is read, a nibble is multiplied, once a step; ``routed``: every tile computes for a
+        routed expert
     load : weight loading: tile, address, a word or a scale entry
 
-    Latency: ``Tile.LATENCY`` + log2(columns) + 3 from a row's last word to its first result. Throughput: a
-    word a cycle and tile, also where a pass of another split follows; a pass whose rows take fewer words than
-    there are groups is bound by the drain.
+    Attributes
+    ----------
+    act_at : see ``act``
+    latency : from the last cycle of a row's last step to its result at the drain
+
+    Throughput: a word a tile every ``Tile.step_cycles``, also where a pass of another split follows; a pass
+    whose rows take fewer cycles than there are groups is bound by the drain.
     """
 
     def __init__(
@@ -46,8 +52,12 @@ class PeArray(wiring.Component):
         scales: list[list[int]] | None = None,
     ) -> None:
         self._config = config
-        self._words = words
-        self._scales = scales
+        self._baked = words is not None
+        self._tiles = [Tile(config, words and words[t], scales and scales[t]) for t in range(config.tiles)]
+        tile = self._tiles[0]
+        self._reduction = Reduction(config)
+        self.act_at = tile.act_at - (BitSerial.LATENCY if config.body == "asic" else 0)
+        self.latency = tile.latency + self._reduction.latency
         tile_bits = max(1, (config.tiles - 1).bit_length())
         super().__init__(
             {
@@ -73,9 +83,12 @@ class PeArray(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        m.submodules.sequencer = sequencer = Sequencer(config)
+        timing = self._tiles[0]
+        m.submodules.sequencer = sequencer = Sequencer(config, timing.step_cycles)
         m.submodules.drain = drain = Drain(config)
         wiring.connect(m, wiring.flipped(self.o), drain.o)
+        step, valid = sequencer.o, sequencer.o_valid
+        begin = valid & step.first
         m.d.comb += [
             sequencer.i.payload.eq(self.i.payload.job),
             sequencer.i.valid.eq(self.i.valid & drain.info.ready),
@@ -84,16 +97,15 @@ class PeArray(wiring.Component):
             drain.info.valid.eq(self.i.valid & sequencer.i.ready),
             drain.start.eq(sequencer.start),
             self.i.ready.eq(sequencer.i.ready & drain.info.ready),
-            self.step.eq(sequencer.o),
-            self.step_valid.eq(sequencer.o_valid),
-            self.active.eq(sequencer.o_valid),
-            self.reads.eq(Mux(sequencer.o_valid & sequencer.o.read, sequencer.o.rows, 0)),
-            self.computes.eq(Mux(sequencer.o_valid & sequencer.o.compute, sequencer.o.rows, 0)),
-            self.routed.eq(sequencer.o_valid & sequencer.o.routed),
+            self.step.eq(step),
+            self.step_valid.eq(valid),
+            self.active.eq(valid),
+            self.reads.eq(Mux(begin & step.read, step.rows, 0)),
+            self.computes.eq(Mux(begin & step.compute, step.rows, 0)),
+            self.routed.eq(valid & step.routed),
         ]
 
         # One shared delay line times the tiles' controls.
-        step, valid = sequencer.o, sequencer.o_valid
 
         def delayed(value: Signal, cycles: int) -> Signal:
             for _ in range(cycles):
@@ -109,38 +121,53 @@ class PeArray(wiring.Component):
 
         decoding = Signal(data.StructLayout({"step": 3, "decode": Decode}))
         m.d.comb += [decoding.step.eq(step.step), decoding.decode.eq(step.decode)]
-        decoding = delayed(decoding, Tile.DECODE_AT)
-        start_block = flag(step.step == 0, Tile.BLOCK_AT, "start_block")
-        add = flag(valid & step.last_step, Tile.ADD_AT, "add")
-        start_row = flag(step.first_block, Tile.ADD_AT, "start_row")
-        row_done = flag(valid & step.last_step & step.last_block, Tile.LATENCY, "row_done")
+        decoding = delayed(decoding, timing.decode_at)
+        fetch = Signal(data.StructLayout({"addr": step.word.shape(), "en": 1}))
+        m.d.comb += [fetch.addr.eq(step.word), fetch.en.eq(begin & step.read)]
+        fetch = delayed(fetch, timing.read_at)
+        start_block = flag(step.step == 0, timing.block_at, "start_block")
+        end_step = flag(valid & step.last, timing.block_at, "end_step")
+        end_block = valid & step.last & step.last_step
+        add = flag(end_block, timing.add_at, "add")
+        start_row = flag(step.first_block, timing.add_at, "start_row")
+        row_done = flag(end_block & step.last_block, timing.latency, "row_done")
         split = Signal.like(step.split, name="split")
         m.d.comb += split.eq(step.split)
         scale_now = Signal.like(step.scale, name="scale_now")
         m.d.comb += scale_now.eq(step.scale)
-        scale_addr = delayed(scale_now, Tile.SCALE_AT)
-        act_shift = delayed(self.act_shift, Tile.SHIFT_AT - Tile.ACT_AT)
+        scale_addr = delayed(scale_now, timing.scale_at)
+        act_shift = delayed(self.act_shift, timing.shift_at - self.act_at)
 
-        m.submodules.reduction = reduction = Reduction(config)
+        m.submodules.reduction = reduction = self._reduction
         m.d.comb += [
-            reduction.split.eq(delayed(split, Tile.LATENCY)),
+            reduction.split.eq(delayed(split, timing.latency)),
             drain.results.eq(reduction.o),
             drain.done.eq(delayed(row_done, reduction.latency)),
         ]
-        for t in range(config.tiles):
-            tile = Tile(config, self._words and self._words[t], self._scales and self._scales[t])
+        blocks = [self.act.word_select(c, ACT8_BITS * BLOCK) for c in range(config.columns)]
+        if config.body == "asic":
+            load = flag(step.first, self.act_at, "load")
+            pieces = [BitSerial(config.act_bits) for _ in blocks]
+            for c, (piece, block) in enumerate(zip(pieces, blocks, strict=True)):
+                m.submodules[f"pieces{c}"] = piece
+                m.d.comb += [piece.act.eq(block), piece.load.eq(load)]
+            m.d.comb += [
+                tile.first.eq(pieces[t % config.columns].first) for t, tile in enumerate(self._tiles)
+            ]
+            blocks = [piece.piece for piece in pieces]
+        for t, tile in enumerate(self._tiles):
             # Tiles are alike but for the weights that they may wake up with.
-            baked = self._words is not None
-            m.submodules[f"tile{t}"] = tile if baked else shared(tile, "expertile_tile", platform)
+            m.submodules[f"tile{t}"] = tile if self._baked else shared(tile, "expertile_tile", platform)
             mine, column = self.load_tile == t, t % config.columns
             m.d.comb += [
-                tile.word_addr.eq(step.word),
-                tile.word_en.eq(valid & step.read),
-                tile.act.eq(self.act.word_select(column, 256)),
+                tile.word_addr.eq(fetch.addr),
+                tile.word_en.eq(fetch.en),
+                tile.act.eq(blocks[column]),
                 tile.step.eq(decoding.step),
                 tile.decode.eq(decoding.decode),
                 tile.scale_addr.eq(scale_addr),
                 tile.start_block.eq(start_block),
+                tile.end_step.eq(end_step),
                 tile.act_shift.eq(act_shift.word_select(column, SHIFT_BITS)),
                 tile.add.eq(add),
                 tile.start_row.eq(start_row),

@@ -38,6 +38,7 @@ class LookupArray(wiring.Component):
     """
 
     BLOCKS = 16  # read ahead
+    act_at = ActivationBuffer.LATENCY
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Sequencer: one matrix-vector pass to a stream of macro word addresses, one a cycle, without gaps."""
+"""Sequencer: one matrix-vector pass to a stream of macro word addresses, at the macros' pace."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -37,7 +37,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def step_layout(config: HardwareConfig) -> data.StructLayout:
-    """One array cycle; first/last flags delimit steps of a block and blocks of a row.
+    """One array cycle; first/last flags delimit cycles of a step, steps of a block and blocks of a row.
 
     read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
     act : the block of the first column; column c takes block act + c mod 2**split
@@ -54,6 +54,8 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "set": 2,
             "act": 16,
             "step": 3,
+            "first": 1,
+            "last": 1,
             "decode": Decode,
             "read": 1,
             "compute": 1,
@@ -68,18 +70,24 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
 class Sequencer(wiring.Component):
     """Loops row slot (a row in every group of 2**split tiles), byte set, block, step, from the outside in.
 
+    Parameters
+    ----------
+    config : tiles, columns and addresses
+    step_cycles : cycles that a macro takes for a step
+
     Members
     -------
     i : stream of passes (:func:`pass_layout`)
-    o, o_valid : the step of this cycle (:func:`step_layout`)
+    o, o_valid : the step of this cycle (:func:`step_layout`), the same for ``step_cycles`` cycles
     credit : a row slot may be started (there is room for its results); looked at before each slot
     start : a slot is started in this cycle
 
-    Throughput: a step a cycle, also from one pass to the next when the next is waiting.
+    Throughput: a step every ``step_cycles``, also from one pass to the next when the next is waiting.
     """
 
-    def __init__(self, config: HardwareConfig) -> None:
+    def __init__(self, config: HardwareConfig, step_cycles: int = 1) -> None:
         self._config = config
+        self._step_cycles = step_cycles
         super().__init__(
             {
                 "i": In(stream.Signature(pass_layout(config))),
@@ -118,21 +126,24 @@ class Sequencer(wiring.Component):
             rows.eq(tiles >> job.split if columns > 1 else tiles),
         ]
 
+        first, last = Signal(init=1), Signal(init=1)  # cycles of the step
+
         last_step, last_block, last_set, last_slot = (Signal(name=f"last_{n}") for n in ("p", "b", "s", "r"))
-        new_slot, step, finish = Signal(), Signal(), Signal()
+        new_slot, going, step, finish = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             last_step.eq(step_index == steps - 1),
             last_block.eq(rest <= shared),
             last_set.eq(low == job.wide),
             last_slot.eq(left <= rows),
-            new_slot.eq((step_index == 0) & (block == 0) & ~low),
-            step.eq(running & (~new_slot | self.credit)),
+            new_slot.eq(first & (step_index == 0) & (block == 0) & ~low),
+            going.eq(running & (~new_slot | self.credit)),
+            step.eq(going & last),  # ends
             finish.eq(step & last_step & last_block & last_set & last_slot),
-            self.start.eq(step & new_slot),
+            self.start.eq(going & new_slot),
             self.i.ready.eq(~running | finish),
         ]
         m.d.sync += [
-            self.o_valid.eq(step),
+            self.o_valid.eq(going),
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.from_h.eq(job.from_h),
@@ -142,6 +153,8 @@ class Sequencer(wiring.Component):
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
             self.o.step.eq(step_index),
+            self.o.first.eq(first),
+            self.o.last.eq(last),
             self.o.decode.eq(decode),
             self.o.read.eq(read),
             self.o.compute.eq((decode != Decode.FP8) | (step_index != 0)),
@@ -150,6 +163,11 @@ class Sequencer(wiring.Component):
             self.o.last_block.eq(last_block & last_set),
             self.o.rows.eq(Mux(last_slot, left, rows)[: len(rows)] * at_work),
         ]
+        if self._step_cycles > 1:
+            cycle = Signal(range(self._step_cycles))
+            m.d.comb += [first.eq(cycle == 0), last.eq(cycle == self._step_cycles - 1)]
+            with m.If(going):
+                m.d.sync += cycle.eq(cycle + 1)  # step_cycles is a power of two
         with m.If(step):
             m.d.sync += [step_index.eq(step_index + 1), word.eq(word + read)]
             with m.If(last_step):
