@@ -4,10 +4,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from sw_model.errors import ExpertileError  # noqa: E402
-from sw_model.training.model import shape  # noqa: E402
-from sw_model.training.recipe import change, load_recipe, names  # noqa: E402
-from sw_model.training.sources import DOMAINS  # noqa: E402
+from sw_model.errors import ExpertileError
+from sw_model.training.model import shape
+from sw_model.training.recipe import change, load_recipe, names
+from sw_model.training.sources import DOMAINS
 
 
 @pytest.mark.parametrize("name", names())
@@ -72,10 +72,11 @@ def test_wrong_changes_say_what_is_wrong(text, says):
 def test_wrong_recipes_say_what_is_wrong(tmp_path):
     with pytest.raises(ExpertileError, match=r"choose base, "):
         load_recipe("nothing")
-    model = "layers=1\nhidden=32\nheads=1\nexperts=2\ntop_k=1\nintermediate=32\nshared_intermediate=32\ncontext=8\n"
+    model = "layers=1\nhidden=32\nheads=1\nexperts=2\ntop_k=1\nintermediate=32\n"
+    model += "shared_intermediate=32\ncontext=8\n"
     bad = {
-        "stage.toml": 'steps=1\nbatch=1\n[model]\n' + model + '[[stage]]\nname="a"\nshare=1\nmix={latin=2}\n',
-        "key.toml": 'steps=1\nbatch=1\nsped=3\n[model]\n' + model + '[[stage]]\nname="a"\nshare=1\n',
+        "stage.toml": "steps=1\nbatch=1\n[model]\n" + model + '[[stage]]\nname="a"\nshare=1\nmix={latin=2}\n',
+        "key.toml": "steps=1\nbatch=1\nsped=3\n[model]\n" + model + '[[stage]]\nname="a"\nshare=1\n',
         "toml.toml": "steps = [",
     }
     for (name, text), says in zip(bad.items(), ("latin", "sped", "toml.toml"), strict=True):

@@ -15,7 +15,7 @@ from sw_model import gate_file
 from sw_model.gate import INFO_FRACTION, Q_MIN, Gate
 from sw_model.training.model import Model, ModelConfig, MoE, load_checkpoint
 
-__all__ = ["GateFileModel", "GateFileMoE"]
+__all__ = ["GateFileMoE", "GateFileModel"]
 
 _UNIT = 256.0
 

@@ -1,7 +1,7 @@
 """Held-out bits per byte of torch models, by domain.
 
     python -m sw_model.training.measure models/base ... [--corpus build/corpus] [--baselines FILE]
-        [--questions N]
+        [--questions N] [--bytes N]
 
 writes `metrics.json` into every checkpoint folder. Every document starts with the beginning-of-text token;
 windows of the model's context slide by half of it, so that every byte but those of a document's first half
@@ -126,8 +126,16 @@ def _as_hardware(model: Model, name: str | None) -> Iterator[None]:
         moe.act8 = False
 
 
-def report(folder: Path, corpus: Path, *, baselines: dict | None = None, questions: int = 0) -> dict:
-    """Measure the checkpoint in `folder` on all test text; writes and returns `folder/metrics.json`.
+def report(
+    folder: Path,
+    corpus: Path,
+    *,
+    baselines: dict | None = None,
+    questions: int = 0,
+    limit: int | None = None,
+) -> dict:
+    """Measure the checkpoint in `folder` on test text, `limit` bytes a domain (None: all of it); writes and
+    returns `folder/metrics.json`.
 
     `baselines` are rows as `sw_model.training.baselines` writes them. Where `folder/heldout` holds the
     excerpt pack, each of its files is measured too, as one document; where `folder/gate.json` is, the gated
@@ -139,21 +147,23 @@ def report(folder: Path, corpus: Path, *, baselines: dict | None = None, questio
     experts = {}
     for row, form in (("model", None), ("int8", "int8"), ("int4", "int4")):
         with _as_hardware(model, form):
-            measured[row] = scores(model, corpus, "test")
+            measured[row] = scores(model, corpus, "test", limit=limit)
     if (folder / "gate.json").is_file():
         for row, form in (("gated", None), ("gated_int4", "int4")):
             gated = GateFileModel(folder).to(device)
             with _as_hardware(gated, form):
-                measured[row] = scores(gated, corpus, "test")
+                measured[row] = scores(gated, corpus, "test", limit=limit)
             experts[row] = [round(mean, 4) for mean in gated.mean_experts]
         first = GatedModel.of(model, domains=len(DOMAINS)).to(device)
-        measured["first"] = scores(first, corpus, "test", mode="first")
+        measured["first"] = scores(first, corpus, "test", limit=limit, mode="first")
     rows = {row: {d: s.bits for d, s in by.items()} for row, by in measured.items()} | (baselines or {})
     pack = sorted((folder / "heldout").glob("*.txt"))
     result = {
         "conditions": {
-            "model": f"BF16 weights, float32 arithmetic; all test documents, each after the beginning-of-text"
-            f" token; windows of {model.config.context} bytes sliding by half",
+            "model": "BF16 weights, float32 arithmetic; "
+            f"{'all test documents' if limit is None else f'test documents, {limit:,} bytes a domain'}, "
+            f"each after the beginning-of-text token; windows of {model.config.context} bytes "
+            "sliding by half",
             "int8, int4": "as model; weights of the experts rounded as the quantiser does it, what they "
             "multiply to MXINT8",
             "gated": "as model, with gate.json, the domain found by its rows; gated_int4: as int4 too",
@@ -184,11 +194,12 @@ def main() -> None:
     parser.add_argument(
         "--baselines", type=Path, help="figures to put beside, from training.baselines --json"
     )
+    parser.add_argument("--bytes", type=int, help="of test text a domain; all of it")
     parser.add_argument("--questions", type=int, default=0, help="worked problems to ask, too")
     args = parser.parse_args()
     baselines = json.loads(args.baselines.read_text()) if args.baselines else None
     for folder in args.checkpoint:
-        result = report(folder, args.corpus, baselines=baselines, questions=args.questions)
+        result = report(folder, args.corpus, baselines=baselines, questions=args.questions, limit=args.bytes)
         table = Table("", *DOMAINS, "mean", title=f"{folder}: held-out bits per byte")
         for name, row in result["bits_per_byte"].items():
             table.add_row(name, *(f"{row[d]:.4f}" for d in DOMAINS), f"{result['mean'][name]:.4f}")

@@ -114,7 +114,9 @@ def load_recipe(name: str) -> Recipe:
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not path.is_file():
-        raise ExpertileError(f"recipe {name!r}: there is none; choose {', '.join(names())} or give a .toml file")
+        raise ExpertileError(
+            f"recipe {name!r}: there is none; choose {', '.join(names())} or give a .toml file"
+        )
     try:
         table = tomllib.loads(path.read_text())
         return _recipe(table)

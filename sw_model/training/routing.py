@@ -53,7 +53,7 @@ def _listening(model: Model, counts: list[Tensor]) -> Iterator[None]:
 
 
 def choices(model: Model, documents: list[bytes]) -> Tensor:
-    """How often each expert is chosen, as shares [layers, E]; padding of short windows counts a little too."""
+    """How often each expert is chosen, as shares [layers, E]; padding of windows counts a little too."""
     counts = [torch.zeros(len(layer.moe.gate), device=layer.moe.gate.device) for layer in model.layers]
     with _listening(model, counts):
         score(model, documents)

@@ -30,12 +30,12 @@ from sw_model.training.energy_meter import EnergyMeter
 from sw_model.training.gated_model import GatedModel
 from sw_model.training.measure import by_domain
 from sw_model.training.model import save_checkpoint, shape
-from sw_model.training.optim import Muon
+from sw_model.training.optim import optimisers
 from sw_model.training.precision import Precision, fake_weights, gradient_ratio, rounded
 from sw_model.training.recipe import Recipe, change, load_recipe
 from sw_model.training.sources import DOMAINS
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "run"]
 
 
 class Trainer:
@@ -66,7 +66,7 @@ class Trainer:
         self.averaged = GatedModel(recipe.model, domains=len(DOMAINS)).to(device)
         self.averaged.load_state_dict(self.model.state_dict())
         cuda = device.type == "cuda"
-        self._make_optimisers(compiled=cuda)
+        self.muon, self.adam = optimisers(self.model, recipe, compiled=cuda)
         self.teacher = Teacher(teacher, device) if recipe.distil else None
         self.adversary = None
         if any(s.adversary for s in recipe.stages):
@@ -83,31 +83,6 @@ class Trainer:
             self.losses = torch.compile(losses, dynamic=False)
             self.fake = torch.compile(fake_weights, dynamic=False)
             self.forward = torch.compile(self.model.gated, dynamic=False)
-
-    def _make_optimisers(self, *, compiled: bool) -> None:
-        """Muon for the matrices between layers; embedding, head, router and vectors are not of that kind."""
-        recipe = self.recipe
-        matrices, others, rows = [], [], []
-        for name, parameter in self.model.named_parameters():
-            inner = parameter.dim() > 1 and name.startswith("layers.") and "router" not in name
-            if "density" in name:
-                rows.append(parameter)
-            else:
-                (matrices if inner and min(parameter.shape[-2:]) > 1 else others).append(parameter)
-        self.muon = Muon(
-            matrices,
-            lr=recipe.matrix_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            compiled=compiled,
-        )
-        groups = [
-            {"params": others, "base": recipe.other_rate},
-            {"params": rows, "base": recipe.density_rate},
-        ]
-        self.adam = torch.optim.AdamW(groups, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        for group in self.muon.param_groups:
-            group["base"] = recipe.matrix_rate
 
     @property
     def progress(self) -> float:
@@ -219,7 +194,11 @@ class Trainer:
             stage = self.stages[number]
             stage["steps"] += 1
             last = self.progress >= 1
-            if self.step % self.recipe.validate_every == 0 or last or self.recipe.stage(self.progress) != number:
+            if (
+                self.step % self.recipe.validate_every == 0
+                or last
+                or self.recipe.stage(self.progress) != number
+            ):
                 means = (total / counted).tolist()
                 self.seconds = before + time.monotonic() - begin
                 watt_hours = meter.watt_hours()
@@ -336,6 +315,32 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
+def run(
+    recipe: Recipe,
+    corpus: Path,
+    out: Path,
+    *,
+    device: torch.device,
+    console: Console,
+    teacher: Path | None = None,
+    seconds: float = math.inf,
+    stop_after: float = math.inf,
+    resume: Path | None = None,
+) -> bool:
+    """Train and leave everything in `out`. False: stopped after `stop_after` seconds, the state saved."""
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(recipe, corpus, out, device=device, teacher=teacher, seconds=seconds)
+    console.print(f"{out.name} on {device}: {shape(recipe.model)}", soft_wrap=True)
+    if resume:
+        trainer.resume(resume)
+    done = trainer.run(stop_after=stop_after, console=console)
+    (out / "training.json").write_text(json.dumps(trainer.summary(), indent=1) + "\n")
+    if not done:
+        trainer.save()
+        console.print(f"stopped at step {trainer.step}; go on with --resume {out / 'state'}")
+    return done
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipe", help="a name of sw_model/training/recipes, or a TOML file")
@@ -350,25 +355,24 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="a state folder of an earlier run")
     args = parser.parse_args()
     device, console = torch.device("cuda" if torch.cuda.is_available() else "cpu"), Console()
+    out = args.out or Path("build/train") / Path(args.recipe).stem
     try:
         recipe = load_recipe(args.recipe)
         for text in args.set:
             recipe = change(recipe, text)
-        out = args.out or Path("build/train") / Path(args.recipe).stem
-        out.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(
-            recipe, args.corpus, out, device=device, teacher=args.teacher, seconds=args.seconds
+        run(
+            recipe,
+            args.corpus,
+            out,
+            device=device,
+            console=console,
+            teacher=args.teacher,
+            seconds=args.seconds,
+            stop_after=60 * args.stop_after,
+            resume=args.resume,
         )
     except ExpertileError as error:
         parser.error(str(error))
-    console.print(f"{args.recipe} on {device}: {shape(recipe.model)}", soft_wrap=True)
-    if args.resume:
-        trainer.resume(args.resume)
-    done = trainer.run(stop_after=60 * args.stop_after, console=console)
-    (out / "training.json").write_text(json.dumps(trainer.summary(), indent=1) + "\n")
-    if not done:
-        trainer.save()
-        console.print(f"stopped at step {trainer.step}; go on with --resume {out / 'state'}")
 
 
 if __name__ == "__main__":
