@@ -11,6 +11,7 @@ from hw.host.uart import LEAST_DIVISOR
 from sim.build import build_serial, generated
 from sim.serial_line import SerialLine
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
 
 __all__ = ["open_board"]
 
@@ -18,12 +19,19 @@ _PINS = Path(__file__).with_name("board_pins.v")
 
 
 def open_board(
-    board: Board, config: HardwareConfig, *, baud: int | None = None, noise: float = 0.0, seed: int = 0
+    board: Board,
+    config: HardwareConfig,
+    *,
+    image: Image | None = None,
+    baud: int | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
 ) -> SerialLine:
-    """The serial line of ``board`` with an accelerator of ``config``, just configured; no weights.
+    """The serial line of ``board`` with an accelerator of ``config``, just configured.
 
     Parameters
     ----------
+    image : weights that are in the bitstream; None: no weights
     baud : of the line, by the clock that the board has; None: the fastest that its receiver takes
     noise, seed : see :class:`sim.serial_line.SerialLine`
 
@@ -40,7 +48,7 @@ def open_board(
         "RELEASED": f"1'b{board.inverted('button_reset'):d}",
     }
     defines = [f"`define {name} {value}" for name, value in pins.items()]
-    parts = [generated(config), top_verilog(target, config), *defines, _PINS.read_text()]
+    parts = [generated(config, image), top_verilog(target, config), *defines, _PINS.read_text()]
     library = build_serial("\n".join(parts))
     divisor = round(board.clock_mhz * 1e6 / target.baud)
     return SerialLine(library, divisor=divisor, clock_mhz=board.clock_mhz, noise=noise, seed=seed)

@@ -56,7 +56,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_01_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_02_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -99,6 +99,13 @@ _IDENTITY = (
     ),
     Register(
         "CONFIG_HASH", 0x010, Access.RO, 32, "Names the configuration that the design was generated from."
+    ),
+    Register(
+        "IMAGE",
+        0x014,
+        Access.RO,
+        32,
+        "Names the weights that the design woke up with; 0: none, or others were loaded since.",
     ),
 )
 
