@@ -214,6 +214,8 @@ class MoELayer(wiring.Component):
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
+            x_buffer.read_blocks.eq(array.step.blocks),
+            h_buffer.read_blocks.eq(array.step.blocks),
             x_buffer.split.eq(array.step.split),
             h_buffer.split.eq(array.step.split),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),

@@ -10,6 +10,7 @@ from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.formats import QuantisedMatrix
 from sw_model.quantised import QuantisedLayer
+from sw_model.timing import stream_cycles
 from sw_model.topology import choose_split, pass_cycles
 
 pytestmark = pytest.mark.sim
@@ -65,3 +66,7 @@ def test_every_split_gives_the_same_bits(case: Case, stalls: float, config: Hard
             else:
                 counters = check(engine, x).counters
                 assert counters["ACTIVE_CYCLES"] == predicted(layer, x, config, split)
+                if not stalls and not compiler.paging(layer, config, split=split)["PAGE_SLOTS"]:
+                    chosen = golden.run(layer, x, config).experts
+                    want = stream_cycles(layer, config, chosen, split)
+                    assert counters["BUSY_CYCLES"] == pytest.approx(want, rel=0.05)

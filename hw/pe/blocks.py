@@ -42,7 +42,7 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 def read_layout() -> data.StructLayout:
     """Which block is read in an activation buffer."""
-    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS})
+    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "blocks": 1, "split": SPLIT_BITS})
 
 
 class BlockSequencer(wiring.Component):
@@ -124,6 +124,7 @@ class BlockSequencer(wiring.Component):
             self.step.bank.eq(job.bank),
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
             self.step.act.eq(job.act + block),
+            self.step.blocks.eq(1),
             self.step.split.eq(job.split),
             self.o.word.eq(word),
             self.o.scale.eq(scale),

@@ -43,7 +43,8 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
     """One array cycle; first/last flags delimit cycles of a step, steps of a block and blocks of a row.
 
     read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
-    act : the block of the first column; column c takes block act + c mod 2**split
+    act : the block of the first column; column c takes block act + c mod 2**split, as far as there are blocks
+    blocks : those that are there, of the 2**split that this step is for
     rows : tiles that work on a block of a matrix row (the others on padding)
     """
     return data.StructLayout(
@@ -56,6 +57,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "bank": 1,
             "set": 2,
             "act": 16,
+            "blocks": range(config.columns + 1),
             "step": 3,
             "first": 1,
             "last": 1,
@@ -161,6 +163,7 @@ class Sequencer(wiring.Component):
             self.o.bank.eq(job.bank),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
+            self.o.blocks.eq(at_work),
             self.o.step.eq(step_index),
             self.o.first.eq(first),
             self.o.last.eq(last),
