@@ -13,13 +13,19 @@ from sw_model.image import Image, resident_packet
 
 __all__ = ["BAD_WEIGHTS", "CLEAR", "ENABLE", "FLUSH", "Driver"]
 
-ENABLE, CLEAR, FLUSH = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
-BAD_WEIGHTS = next(1 << f.lsb for f in REGISTERS["STATUS"].fields if f.name == "error_weights")
+ENABLE, CLEAR, FLUSH, HOLD = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
+_STATUS = {f.name: 1 << f.lsb for f in REGISTERS["STATUS"].fields}
+BAD_WEIGHTS, HELD = _STATUS["error_weights"], _STATUS["held"]
 _RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
 
 
 class Driver:
     """Drives an accelerator through ``bus`` alone; requests for pages are answered from the image.
+
+    Attributes
+    ----------
+    image : Image or None
+        The layer that it is.
 
     Raises
     ------
@@ -28,6 +34,7 @@ class Driver:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+        self.image: Image | None = None
         self._experts = 0
         self._seen = 0  # requests since serve_pages
         self._slots: dict[int, int] = {}  # slot -> expert
@@ -76,6 +83,7 @@ class Driver:
         for name, value in image.registers.items():
             self.write(name, value)
         self.bus.serve_pages([list(image.pages.packets(e)) for e in range(len(image.page_sizes))])
+        self.image = image
         self._experts, self._seen, self._slots = image.registers["EXPERTS"], 0, {}
         self.write("CONTROL", ENABLE | CLEAR | FLUSH)
 
@@ -102,14 +110,24 @@ class Driver:
         self._slots |= {slot: expert for expert, slot in requests}
         return np.isin(np.arange(self._experts), list(self._slots.values()))
 
+    def requests(self) -> list[int]:
+        """Experts whose pages were asked for since :meth:`configure`, in order."""
+        return [expert for expert, _ in self.bus.page_requests(0)]
+
     def set_resident(self, resident: np.ndarray) -> None:
         """Tell the gate which experts (bool [E]) are on chip; between batches."""
         self.bus.send_weights([resident_packet(resident)])
         self.bus.finish()
 
     def counters(self) -> dict[str, int]:
-        """All counters by name."""
-        return {name: self.read(name) for name in COUNTERS}
+        """All counters by name, as of one cycle."""
+        control = self.read("CONTROL")
+        self.write("CONTROL", control | HOLD)
+        while not self.read("STATUS") & HELD:
+            pass
+        values = {name: self.read(name) | self.read("COUNTER_HIGH") << 32 for name in COUNTERS}
+        self.write("CONTROL", control)
+        return values
 
     def close(self) -> None:
         """Give the bus back."""

@@ -15,6 +15,7 @@ from sw_model import golden, reference, reference_gate
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import paging
 from sw_model.config import HardwareConfig
+from sw_model.energy.counters import of_array, of_work
 from sw_model.energy.counts import Counts
 from sw_model.errors import ExpertileError
 from sw_model.formats import BLOCK
@@ -186,7 +187,8 @@ class LayerEngine:
         resident = None if self._pages is None else self._pages.mask(self.layer.n_experts)
         want = golden.run(self._quantised, x, self._config, side, resident)
         if self._pages is not None:
-            tally.page_hits, tally.page_misses = self._pages.count(want)
+            tally.page_hits, loaded = self._pages.follow(want)
+            tally.page_misses = len(loaded)
         tally.experts_used, tally.macs = want.stats.experts_used, want.stats.macs
         tally.decided(want.decisions)
         y = want.y
@@ -243,9 +245,8 @@ class LayerEngine:
         if got.experts is not None and not np.array_equal(got.experts, want.experts):
             token = int(np.argwhere((got.experts != want.experts).any(axis=1))[0][0])
             raise Mismatch(f"{what} in the experts of token {token}")
-        counts = {}
-        if want.decisions is not None:
-            counts |= want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
+        assert self._quantised is not None
+        counts = of_work(want) | of_array(self._quantised, self._config, want)
         if self._pages is not None:
             counts |= {"PAGE_HITS": tally.page_hits, "PAGE_MISSES": tally.page_misses}
         for name, count in counts.items():

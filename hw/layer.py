@@ -29,6 +29,7 @@ from hw.router.router import Router
 from hw.skid import Skid
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
+from sw_model.energy.counts import X_BYTES
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
@@ -52,7 +53,8 @@ _GATE_REGISTERS = {
     "psi": "PSI",
     "cap": "CAP",
 }
-_EVENTS = ("active", "reads", "computes", "routed")
+_EVENTS = ("active", "reads", "computes", "sums", "act_reads", "routed")
+_ROW_EVENTS = ("router_rows", "activations", "combine_rows")
 _PAGE_EVENTS = ("page_hit", "page_miss", "page_stall")
 
 
@@ -79,8 +81,9 @@ class MoELayer(wiring.Component):
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
     page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
         :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
-    busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty, token_done, page_hit,
-        page_miss, page_stall : events for the counters
+    busy, active, reads, computes, sums, act_reads, routed, act_writes, router_rows, activations, combine_rows,
+        expert_used, removed, removed_valid, empty, token_done, page_hit, page_miss, page_stall : events for
+        the counters
 
     The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
@@ -109,6 +112,8 @@ class MoELayer(wiring.Component):
                 **{f"load_{table}_en": In(1) for table in _ROUTER_TABLES},
                 "busy": Out(1),
                 **{name: array[name] for name in _EVENTS},
+                "act_writes": Out(range(X_BYTES + 2)),
+                **{name: Out(range(config.drain + 1)) for name in _ROW_EVENTS},
                 "expert_used": Out(1),
                 "removed": router["removed"],
                 "removed_valid": Out(1),
@@ -213,6 +218,8 @@ class MoELayer(wiring.Component):
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
+            x_buffer.read_en.eq((array.act_reads != 0) & ~array.step.from_h),
+            h_buffer.read_en.eq((array.act_reads != 0) & array.step.from_h),
             x_buffer.split.eq(array.step.split),
             h_buffer.split.eq(array.step.split),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
@@ -301,6 +308,16 @@ class MoELayer(wiring.Component):
             h_buffer.code_valid.eq(h_quantiser.code_valid),
             scheduler.h_block_done.eq(h_quantiser.code_valid & (h_quantiser.code.lane == BLOCK - lanes)),
             scheduler.h_top.eq(h_quantiser.token_top),
+        ]
+
+        # Events: rows as they leave the array, elements of h, blocks written.
+        x_block_done = x_quantiser.code_valid & (x_quantiser.code.lane == BLOCK - lanes)
+        rows = Mux(array.o.valid & array.o.ready, beat.count, 0)
+        m.d.comb += [
+            self.router_rows.eq(Mux(info.kind == Kind.ROUTER, rows, 0)),
+            self.combine_rows.eq(Mux(is_down, rows, 0)),
+            self.activations.eq(Mux(activate.o.valid & activate.o.ready, activate.o.payload.count, 0)),
+            self.act_writes.eq(Mux(x_block_done, X_BYTES, 0) + scheduler.h_block_done),
         ]
 
         wiring.connect(m, wiring.flipped(self.y), combine.o)

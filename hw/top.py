@@ -1,10 +1,11 @@
 """The accelerator with its host side: AXI4-Lite registers, AXI4-Stream tokens and weights."""
 
-from amaranth.hdl import Cat, ClockDomain, Module, Mux, Signal
+from amaranth.hdl import C, Cat, ClockDomain, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
+from hw.energy.counters import Counters
 from hw.host.axil import SIGNALS, RegisterFile
 from hw.host.registers import COUNTERS, LAYER_WIDTHS, config_id
 from hw.host.tokens import TokenInput
@@ -147,9 +148,8 @@ class Top(wiring.Component):
         weights: WeightLoader,
         core: MoELayer,
     ) -> None:
-        clear = registers.pulse_clear_counters
         events = {
-            "CYCLES": 1,
+            "CYCLES": C(1),
             "BUSY_CYCLES": core.busy,
             "ACTIVE_CYCLES": core.active,
             "TOKENS": core.token_done,
@@ -169,14 +169,29 @@ class Top(wiring.Component):
             "PAGE_MISSES": core.page_miss,
             "PAGE_STALL_CYCLES": core.page_stall,
             "WORDS_LOADED": weights.words_en,
+            "SCALES_LOADED": weights.scales_en,
+            "BLOCK_SUMS": core.sums,
+            "ROUTED_SUMS": Mux(core.routed, core.sums, 0),
+            "ACT_READS": core.act_reads,
+            "ACT_WRITES": core.act_writes,
+            "ROUTER_ROWS": core.router_rows,
+            "ACTIVATIONS": core.activations,
+            "COMBINE_ROWS": core.combine_rows,
         }
-        for name in COUNTERS:
-            counter = Signal(32, name=name.lower())
-            m.d.sync += counter.eq(counter + events[name])
-            with m.If(clear):
-                m.d.sync += counter.eq(0)
-            m.d.comb += getattr(registers, f"ro_{name}").eq(counter)
+        assert tuple(events) == COUNTERS
+        m.submodules.counters = counters = Counters(
+            {name: (1 << len(Value.cast(event))) - 1 for name, event in events.items()}
+        )
         flags = Signal(2)  # a token's length; a weight packet
+        clear = registers.pulse_clear_counters
+        m.d.comb += [
+            *[counters.events[name].eq(event) for name, event in events.items()],
+            counters.clear.eq(clear),
+            counters.hold.eq(registers.rw_CONTROL[3]),
+            counters.addr.eq(registers.counter_addr),
+            counters.en.eq(registers.counter_en),
+            registers.counter.eq(counters.value),
+            registers.ro_STATUS.eq(Cat(core.busy, flags, counters.held)),
+            registers.ro_CONFIG_HASH.eq(config_id(self._config)),
+        ]
         m.d.sync += flags.eq(Mux(clear, 0, flags) | Cat(tokens.length_error, weights.error))
-        m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, flags))
-        m.d.comb += registers.ro_CONFIG_HASH.eq(config_id(self._config))

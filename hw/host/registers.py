@@ -12,6 +12,7 @@ from sw_model.topology import SPLIT_BITS
 
 __all__ = [
     "COUNTERS",
+    "COUNTERS_AT",
     "ID_VALUE",
     "LAYER_WIDTHS",
     "REGISTERS",
@@ -56,7 +57,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_01_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_02_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -67,19 +68,26 @@ _IDENTITY = (
         "CONTROL",
         0x008,
         Access.RW,
-        3,
+        4,
         "Start and housekeeping.",
         fields=(
             Field("enable", 0, 1, "Take tokens. Write the layer's registers and weights first."),
             Field("clear_counters", 1, 1, "Set every counter to 0.", pulse=True),
             Field("flush_pages", 2, 1, "Forget which experts are on chip; while no token is.", pulse=True),
+            Field(
+                "hold_counters",
+                3,
+                1,
+                "Keep the counters' registers as of one cycle; counting goes on. Without it they follow "
+                "within 100 cycles.",
+            ),
         ),
     ),
     Register(
         "STATUS",
         0x00C,
         Access.RO,
-        3,
+        4,
         "What the core is doing.",
         fields=(
             Field("busy", 0, 1, "A token is in the core."),
@@ -95,6 +103,7 @@ _IDENTITY = (
                 1,
                 "A weight packet was refused, or its tlast came early or late. Cleared with the counters.",
             ),
+            Field("held", 3, 1, "The counters' registers are held, with all that came before hold_counters."),
         ),
     ),
     Register(
@@ -172,9 +181,21 @@ _COUNTED = (
     ("PAGE_MISSES", "Routed experts that were asked for."),
     ("PAGE_STALL_CYCLES", "Cycles in which the array could have begun a pass whose page was not there."),
     ("WORDS_LOADED", "Macro words written by the weight stream, over all tiles."),
+    ("SCALES_LOADED", "Scale entries written by the weight stream, over all tiles."),
+    (
+        "BLOCK_SUMS",
+        "Blocks of matrix rows finished, over all tiles: a scale is read, and the row's sum updated, for each.",
+    ),
+    ("ROUTED_SUMS", "The same, for rows of routed experts."),
+    ("ACT_READS", "Blocks of 32 bytes read from the activation buffers; tiles in step share one."),
+    ("ACT_WRITES", "Blocks of 32 bytes written to them: of x three (INT8, high and low byte), of h one."),
+    ("ROUTER_ROWS", "Rows of the router worked out."),
+    ("ACTIVATIONS", "Elements of h worked out."),
+    ("COMBINE_ROWS", "Rows of down projections added up to y."),
 )
 
 COUNTERS = tuple(name for name, _ in _COUNTED)
+COUNTERS_AT = 0x100
 
 _ALL = (
     *_IDENTITY,
@@ -182,7 +203,17 @@ _ALL = (
         Register(name, 0x040 + 4 * i, Access.RW, width, doc, fields=_FLAG_FIELDS if name == "FLAGS" else ())
         for i, (name, width, doc) in enumerate(_LAYER)
     ),
-    *(Register(name, 0x100 + 4 * i, Access.RO, 32, doc) for i, (name, doc) in enumerate(_COUNTED)),
+    *(
+        Register(name, COUNTERS_AT + 4 * i, Access.RO, 32, f"{doc} Low word.")
+        for i, (name, doc) in enumerate(_COUNTED)
+    ),
+    Register(
+        "COUNTER_HIGH",
+        COUNTERS_AT + 4 * len(_COUNTED),
+        Access.RO,
+        16,
+        "Bits 47 to 32 of the counter that was read last.",
+    ),
 )
 
 REGISTERS: dict[str, Register] = {r.name: r for r in _ALL}

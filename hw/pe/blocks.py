@@ -54,8 +54,8 @@ class BlockSequencer(wiring.Component):
     step, step_valid : a block is read (:func:`read_layout`)
     o, o_valid : the same block's work (:func:`block_layout` without activations, which are 0 here)
     room : a block may be read
-    cycles, words, routed : with ``step_valid``: array cycles that the block will take, macro words of rows of
-        the matrix that it will meet; for a routed expert
+    cycles, words, rows, routed : with ``step_valid``: array cycles that the block will take, macro words and
+        rows of the matrix that it will meet; for a routed expert
 
     Throughput: a block a cycle, less one cycle a chunk.
     """
@@ -72,6 +72,7 @@ class BlockSequencer(wiring.Component):
                 "room": In(1),
                 "cycles": Out(range(most + 1)),
                 "words": Out(range(most * config.tiles + 1)),
+                "rows": Out(range(LookupTile.SLOTS * config.tiles + 1)),
                 "routed": Out(1),
             }
         )
@@ -136,6 +137,7 @@ class BlockSequencer(wiring.Component):
             self.o.last.eq(last_block & last_set),
             self.cycles.eq((last_slot + 1) << lanes),
             self.words.eq(rows << lanes),
+            self.rows.eq(rows),
             self.routed.eq(job.routed),
         ]
         with m.If(running):

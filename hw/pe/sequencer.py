@@ -40,7 +40,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
     """One array cycle; first/last flags delimit cycles of a step, steps of a block and blocks of a row.
 
     read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
-    act : the block of the first column; column c takes block act + c mod 2**split
+    act : the block of the first column; column c takes block act + c mod 2**split; ``acts``: blocks taken
     rows : tiles that work on a block of a matrix row (the others on padding)
     """
     return data.StructLayout(
@@ -53,6 +53,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "bank": 1,
             "set": 2,
             "act": 16,
+            "acts": range(config.columns + 1),
             "step": 3,
             "first": 1,
             "last": 1,
@@ -152,6 +153,7 @@ class Sequencer(wiring.Component):
             self.o.bank.eq(job.bank),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
+            self.o.acts.eq(at_work),
             self.o.step.eq(step_index),
             self.o.first.eq(first),
             self.o.last.eq(last),

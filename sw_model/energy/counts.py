@@ -21,7 +21,7 @@ import numpy as np
 from sw_model.formats import BLOCK, INT16, QuantisedMatrix, WeightFormat
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 
-__all__ = ["Counts", "of_shape", "weight_words", "work"]
+__all__ = ["X_BYTES", "Counts", "of_shape", "weight_words", "work"]
 
 X_BYTES = 3  # bytes kept of an element of x: INT8, and INT16 for the router
 
