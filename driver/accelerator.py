@@ -7,13 +7,14 @@ import numpy as np
 from driver.bus import Bus
 from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, VERSION_VALUE, address, config_id
 from sw_model.config import HardwareConfig, load_config, presets
+from sw_model.energy.governor import Registers
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
 from sw_model.image import Image, resident_packet
 
 __all__ = ["BAD_WEIGHTS", "CLEAR", "ENABLE", "FLUSH", "Driver"]
 
-ENABLE, CLEAR, FLUSH, HOLD = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
+ENABLE, CLEAR, FLUSH, HOLD, GOVERN = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
 _STATUS = {f.name: 1 << f.lsb for f in REGISTERS["STATUS"].fields}
 BAD_WEIGHTS, HELD = _STATUS["error_weights"], _STATUS["held"]
 _RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
@@ -109,6 +110,27 @@ class Driver:
         self._seen += len(requests)
         self._slots |= {slot: expert for expert, slot in requests}
         return np.isin(np.arange(self._experts), list(self._slots.values()))
+
+    def govern(self, registers: Registers | None, weights: dict[str, int]) -> None:
+        """Start the governor afresh, or turn it off; ``weights`` of the meter. No token is in the core."""
+        for name, value in weights.items():
+            self.write(f"ENERGY_{name}", value)
+        self.write("GOVERNOR_BUDGET", 0 if registers is None else int(registers.budget))
+        if registers is not None:
+            self.write("GOVERNOR_SHIFT", int(registers.shift))
+            self.write("GOVERNOR_LAMBDA_MAX", registers.lambda_max)
+            self.write("GOVERNOR_LAST_MODE", registers.last_mode)
+        self.write("CONTROL", self.read("CONTROL") | GOVERN)
+
+    def governed(self) -> dict[str, int]:
+        """What the governor has decided (the fields of GOVERNOR_STATE), its credit, the last token's energy."""
+        state = self.read("GOVERNOR_STATE")
+        found = {
+            f.name: state >> f.lsb & ((1 << f.width) - 1) for f in REGISTERS["GOVERNOR_STATE"].fields
+        }
+        credit = self.read("GOVERNOR_CREDIT")
+        found["credit"] = credit - (credit >> 31 << 32)
+        return found | {"energy": self.read("GOVERNOR_ENERGY")}
 
     def requests(self) -> list[int]:
         """Experts whose pages were asked for since :meth:`configure`, in order."""

@@ -10,6 +10,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.energy.governor import SETTINGS, Governor
+from hw.energy.meter import Meter
+from hw.host.registers import GOVERNOR_WIDTHS
 from hw.numerics.float32 import unpack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
@@ -25,22 +28,29 @@ from hw.pe.paging import LOCATION, REQUEST, Paging
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.serialiser import Serialiser
 from hw.router.gate import SIDE
+from hw.router.q78 import saturate
 from hw.router.router import Router
 from hw.skid import Skid
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.energy.counts import X_BYTES
+from sw_model.energy.governor import ENERGY_BITS
+from sw_model.energy.meter import WEIGHTS
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
 from sw_model.image import Image
 from sw_model.moe import Activation
 
-__all__ = ["TOKEN", "MoELayer"]
+__all__ = ["GOVERNED", "GOVERNOR", "TOKEN", "MoELayer"]
 
 #: One element of a token on its way in or out: a binary32 word, ``last`` of the token.
 TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
+
+#: The governor's registers; what it shows, with the energy of the last token.
+GOVERNOR = data.StructLayout(GOVERNOR_WIDTHS)
+GOVERNED = data.StructLayout({**SETTINGS, "energy": ENERGY_BITS})
 
 _ROUTER_TABLES = ("biases", "costs", "domains", "resident")
 _GATE_REGISTERS = {
@@ -48,10 +58,8 @@ _GATE_REGISTERS = {
     "entropy": "ENTROPY",
     "entropy_scale": "ENTROPY_SCALE",
     "density": "DENSITY",
-    "lam": "LAMBDA",
     "phi": "PHI",
     "psi": "PSI",
-    "cap": "CAP",
 }
 _EVENTS = ("active", "reads", "computes", "sums", "act_reads", "routed")
 _ROW_EVENTS = ("router_rows", "activations", "combine_rows")
@@ -75,6 +83,8 @@ class MoELayer(wiring.Component):
     -------
     layer : the layer's registers; steady while a token is in the core
     enable : take tokens
+    governor : its registers, steady while a token is in the core; governor_start : afresh, with them
+    governed : what it has decided, see :class:`~hw.energy.governor.Governor`; ``energy`` of the last token
     x, y : streams of binary32 elements, ``last`` at the end of a token
     discard : with an element of x: its token is forgotten
     side : what comes with a token, beside its first element
@@ -103,6 +113,9 @@ class MoELayer(wiring.Component):
             {
                 "layer": In(LAYER),
                 "enable": In(1),
+                "governor": In(GOVERNOR),
+                "governor_start": In(1),
+                "governed": Out(GOVERNED),
                 "x": In(TOKEN),
                 "discard": In(1),
                 "side": In(SIDE),
@@ -279,6 +292,8 @@ class MoELayer(wiring.Component):
             router.rule.density_row.eq(flag(Flag.DENSITY_ROW)),
             router.gate.enable.eq(flag(Flag.GATE)),
             *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
+            router.gate.lam.eq(saturate(layer.GATE_LAMBDA.as_signed() + self.governed.lam)),
+            router.gate.cap.eq(Mux(layer.GATE_CAP < self.governed.cap, layer.GATE_CAP, self.governed.cap)),
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
             scheduler.route.shared.eq(router.route.shared),
@@ -291,6 +306,7 @@ class MoELayer(wiring.Component):
             activate.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
         ]
         self._page(m, router, scheduler)
+        self._govern(m, router, scheduler)
 
         # h: collected over all experts of the token, then quantised on one LSB.
         wiring.connect(m, activate.o, h_skid.i)
@@ -340,6 +356,44 @@ class MoELayer(wiring.Component):
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]
         return m
+
+    def _govern(self, m: Module, router: Router, scheduler: Scheduler) -> None:
+        """Meter and governor. A token is admitted when the one before is through and has been charged, so that
+        what it runs under does not depend on time."""
+        registers, array, step = self.governor, self._array, self._array.step
+        most = {name: (1 << len(Value.cast(getattr(array, name)))) - 1 for name in ("reads", "computes", "sums")}
+        m.submodules.meter = meter = Meter(most)
+        m.submodules.governor = governor = Governor()
+        ends = array.step_valid & step.end
+        m.d.comb += [
+            *[meter.weights[name].eq(registers[f"ENERGY_{name}"]) for name in WEIGHTS],
+            *[getattr(meter, name).eq(getattr(array, name)) for name in most],
+            meter.token.eq(step.bank),
+            meter.end.router.eq(ends & (step.set != 0)),
+            meter.end.expert.eq(ends & step.from_h & array.routed),
+            meter.end.base.eq(ends & step.from_h & ~array.routed),
+            meter.end.final.eq(ends & step.final),
+            governor.budget.eq(registers.GOVERNOR_BUDGET),
+            governor.shift.eq(registers.GOVERNOR_SHIFT),
+            governor.lambda_max.eq(registers.GOVERNOR_LAMBDA_MAX),
+            governor.last_mode.eq(registers.GOVERNOR_LAST_MODE),
+            governor.energy.eq(meter.energy),
+            governor.done.eq(meter.done),
+            *[self.governed[name].eq(getattr(governor, name)) for name in SETTINGS],
+        ]
+        on = Signal()
+        m.d.sync += [on.eq(registers.GOVERNOR_BUDGET != 0), governor.start.eq(self.governor_start | ~on)]
+        with m.If(meter.done):
+            m.d.sync += self.governed.energy.eq(meter.energy)
+
+        # Tokens that are admitted and not charged yet.
+        charged = Signal(Governor.LATENCY)
+        inside = Signal(2)
+        m.d.sync += [
+            charged.eq(Cat(meter.done, charged[:-1])),
+            inside.eq(inside + scheduler.route_ack - charged[-1]),
+        ]
+        m.d.comb += router.hold.eq(on & (inside != 0))
 
     def _page(self, m: Module, router: Router, scheduler: Scheduler) -> None:
         """The route on its way to the scheduler, by way of the pages where the design has them."""

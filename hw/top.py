@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.energy.counters import Counters
 from hw.host.axil import SIGNALS, RegisterFile
-from hw.host.registers import COUNTERS, LAYER_WIDTHS, config_id
+from hw.host.registers import COUNTERS, GOVERNOR_WIDTHS, LAYER_WIDTHS, REGISTERS, config_id
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
@@ -39,6 +39,7 @@ PORTS = {
     **_axis("s_axis_w", 128, In),
     **_axis("m_axis_y", 32, Out),
     **_axis("m_axis_page", 32, Out),
+    "sparse_attention": Out(2),
 }
 
 
@@ -65,6 +66,7 @@ class Top(wiring.Component):
         with the first beat: information [7:0], domain tag [14:8], tagged [15] (:data:`hw.router.gate.SIDE`)
     s_axis_w_* : weight packets, see :class:`hw.host.weights.WeightLoader`
     m_axis_page_* : requests for pages, a beat each: expert [15:0], the slot that it will fill [31:16]
+    sparse_attention : level that the governor asks of whatever computes attention, 0 (all keys) to 3
     """
 
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
@@ -129,6 +131,17 @@ class Top(wiring.Component):
             self.m_axis_page_tvalid.eq(core.page_request.valid),
             self.m_axis_page_tlast.eq(1),
             core.page_request.ready.eq(self.m_axis_page_tready),
+        ]
+        governed = core.governed
+        state = {f.name: f.lsb for f in REGISTERS["GOVERNOR_STATE"].fields}
+        shown = {"lambda": governed.lam, "cap": governed.cap, "mode": governed.mode, "high": governed.high}
+        m.d.comb += [
+            *[core.governor[name].eq(getattr(registers, f"rw_{name}")) for name in GOVERNOR_WIDTHS],
+            core.governor_start.eq(registers.pulse_start_governor),
+            registers.ro_GOVERNOR_STATE.eq(sum(value << state[name] for name, value in shown.items())),
+            registers.ro_GOVERNOR_CREDIT.eq(governed.credit),
+            registers.ro_GOVERNOR_ENERGY.eq(governed.energy),
+            self.sparse_attention.eq(governed.mode),
         ]
         # Tokens enter only while the core is enabled.
         m.d.comb += [

@@ -6,7 +6,7 @@ Every engine takes the same quantised layer and gives the same bits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from sim.verilator import Core, watchdog
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 from sw_model.energy.counters import of_array, of_pages, of_work
+from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
 from sw_model.image import Image
@@ -41,12 +42,15 @@ class EngineResult:
     counters : of this run; all registers of ``hw.host.registers.COUNTERS`` from the hardware, and from the
         golden model those of :mod:`sw_model.energy.counters`
     loaded : experts whose pages were asked for, in order, or None where the engine does not tell (Icarus)
+    governed : what the hardware's governor has decided for the next token, if there is one
+        (:meth:`driver.accelerator.Driver.governed`)
     """
 
     y: np.ndarray
     experts: np.ndarray | None
     counters: dict[str, int]
     loaded: Sequence[int] | None = ()
+    governed: Mapping[str, int] | None = None
 
 
 class Engine(ABC):
@@ -58,11 +62,13 @@ class Engine(ABC):
     config : HardwareConfig
     paged : experts are loaded on demand
     page_sizes : int [experts, 2], words and scale entries over all tiles of each expert's page; none otherwise
+    governor : Governor or None
     """
 
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None) -> None:
         self.layer = layer
         self.config = config
+        self.governor: Governor | None = None
         self._page_slots = compiler.paging(layer, config, slots=slots)["PAGE_SLOTS"]
 
     @property
@@ -92,6 +98,16 @@ class Engine(ABC):
         if result.counters["TOKENS"] != len(x):
             raise RuntimeError(f"the core counted {result.counters['TOKENS']} tokens of {len(x)}")
         return result
+
+    def govern(self, governor: Governor | None) -> None:
+        """From now on under a governor (:attr:`governor`, in a hardware engine its own, with these registers
+        and weights), from nothing owed; or none.
+
+        Raises
+        ------
+        ExpertileError : the engine starts anew with every run (Icarus)
+        """
+        self.governor = governor
 
     @property
     @abstractmethod
@@ -131,7 +147,7 @@ class _Golden(Engine):
         return self._table.mask(self.layer.n_experts)
 
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
-        result = golden.run(self.layer, x, self.config, side, resident)
+        result = golden.run(self.layer, x, self.config, side, resident, self.governor)
         hits, loaded = self._table.follow(result) if self.paged else (0, [])
         pages = of_pages(self.page_sizes, loaded, hits)
         counters = of_work(result) | of_array(self.layer, self.config, result) | pages
@@ -161,13 +177,26 @@ class _Driven(Engine):
     def _resident(self) -> np.ndarray:
         return self.driver.resident()
 
+    def govern(self, governor: Governor | None) -> None:
+        super().govern(governor)
+        if governor is None:
+            self.driver.govern(None, {})
+        else:
+            self.driver.govern(governor.registers, governor.weights)
+
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
         if self.layer.gate is not None:
             self.driver.set_resident(resident)
         before = len(self.driver.requests())
         y = self.driver.run(x, side)
         loaded = self.driver.requests()[before:]
-        return EngineResult(y=y, experts=None, counters=self.driver.counters(), loaded=loaded)
+        return EngineResult(
+            y=y,
+            experts=None,
+            counters=self.driver.counters(),
+            loaded=loaded,
+            governed=None if self.governor is None else self.driver.governed(),
+        )
 
     def close(self) -> None:
         self.driver.close()
@@ -214,6 +243,9 @@ class _Icarus(Engine):
     @property
     def page_sizes(self) -> np.ndarray:
         return self._image.page_sizes * self.config.tiles
+
+    def govern(self, governor: Governor | None) -> None:
+        raise ExpertileError("engine 'icarus' starts anew with every run: no governor; use verilator")
 
     def _resident(self) -> np.ndarray:
         return np.zeros(self.layer.n_experts, dtype=bool)

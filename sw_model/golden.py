@@ -10,13 +10,14 @@ are proven to stay below 2**53, which float64 holds exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
 from sw_model.combine import Combine
 from sw_model.config import HardwareConfig
 from sw_model.energy.counts import Counts, work
+from sw_model.energy.meter import Governor, Setting
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
     ACT8_FRACTION,
@@ -70,7 +71,7 @@ class Stats:
 class Result:
     """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction;
     decisions of the three-level gate, None without one (then all candidates are used); ``work``: what it
-    took, an entry a token."""
+    took, an entry a token; ``settings``: what each token ran under, if there is a governor."""
 
     y: np.ndarray
     experts: np.ndarray
@@ -78,6 +79,7 @@ class Result:
     decisions: Decisions | None
     stats: Stats = field(repr=False)
     work: Counts = field(repr=False)
+    settings: tuple[Setting, ...] = ()
 
 
 def gemv(m: QuantisedMatrix, x: QuantisedVectors, act_max: int) -> np.ndarray:
@@ -245,12 +247,42 @@ def _gate(
     )
 
 
+def _govern(
+    layer: QuantisedLayer,
+    rows: Scaled,
+    routing: Routing,
+    side: SideBand,
+    resident: np.ndarray,
+    governor: Governor,
+) -> tuple[Decisions | None, tuple[Setting, ...]]:
+    """:func:`_gate` token by token, each under what the ones before it have left."""
+    parts, settings = [], []
+    for t in range(len(routing.experts)):
+        one = slice(t, t + 1)
+        moved = layer if layer.gate is None else replace(layer, gate=governor.gate(layer.gate))
+        decided = _gate(
+            moved,
+            Scaled(sign=rows.sign[one], top=rows.top[one], mag=rows.mag[one]),
+            Routing(experts=routing.experts[one], weights=routing.weights[one], entropy=routing.entropy[one]),
+            SideBand(info=side.info[one], tag=side.tag[one]),
+            resident,
+        )
+        kept = np.ones((1, routing.experts.shape[1]), bool) if decided is None else decided.kept
+        settings.append(governor.spend(layer, work(layer, routing.experts[one], kept)))
+        parts += [] if decided is None else [decided]
+    if not parts:
+        return None, tuple(settings)
+    joined = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Decisions)}
+    return Decisions(**joined), tuple(settings)
+
+
 def run(
     layer: QuantisedLayer,
     x: np.ndarray,
     config: HardwareConfig,
     side: SideBand | None = None,
     resident: np.ndarray | None = None,
+    governor: Governor | None = None,
 ) -> Result:
     """Compute the layer for tokens ``x`` [T, H] float32.
 
@@ -258,6 +290,7 @@ def run(
     ----------
     side : what comes with the tokens; None: no information, no tags
     resident : bool [E], experts whose weights are on chip; None: all
+    governor : moves the gate from token to token, and goes on from run to run; None: there is none
 
     Raises
     ------
@@ -279,13 +312,13 @@ def run(
     scores = gemv(layer.router, _select(x16, everyone, layer.router.blocks), ACT16_MAX)
     rows = normalise(scores, layer.router.row_exp + x16.base[:, None])
     routing = route(_part(rows, slice(layer.n_experts)), layer.rule, layer.selection_bias)
-    decisions = _gate(
-        layer,
-        rows,
-        routing,
-        side if side is not None else SideBand.empty(tokens),
-        resident if resident is not None else np.ones(layer.n_experts, dtype=bool),
-    )
+    side = side if side is not None else SideBand.empty(tokens)
+    resident = resident if resident is not None else np.ones(layer.n_experts, dtype=bool)
+    settings: tuple[Setting, ...] = ()
+    if governor is None:
+        decisions = _gate(layer, rows, routing, side, resident)
+    else:
+        decisions, settings = _govern(layer, rows, routing, side, resident, governor)
     kept = decisions.kept if decisions is not None else np.ones(routing.experts.shape, dtype=bool)
 
     # One entry a slot: (expert, its tokens, their weights).
@@ -335,6 +368,7 @@ def run(
         decisions=decisions,
         stats=_stats(done, kept, decisions),
         work=done,
+        settings=settings,
     )
 
 

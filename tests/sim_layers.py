@@ -63,11 +63,13 @@ def check(
     resident: np.ndarray | None = None,
     split: int | None = None,
 ) -> EngineResult:
-    """Run ``x``, compare y and the counters with the golden model, and the counters with each other.
+    """Run ``x``, compare y, the counters and the governor with the golden model, and the counters with each
+    other.
 
     ``split``: of all passes of the weights that are loaded, None: as the compiler chooses.
     """
-    expected = golden.run(engine.layer, x, engine.config, side, resident)
+    governor = engine.governor
+    expected = golden.run(engine.layer, x, engine.config, side, resident, governor)
     result = engine.run(x, side, resident)
     assert same_bits(result.y, expected.y), _difference(result.y, expected.y)
     counters = result.counters
@@ -78,6 +80,11 @@ def check(
     assert counters["BUSY_CYCLES"] <= counters["CYCLES"]
     for work in ("WORD_READS", "NIBBLE_PASSES"):
         assert counters[work] <= counters["ACTIVE_CYCLES"] * engine.config.tiles
+    if governor is not None:
+        s = governor.state
+        decided = {"lambda": s.lam, "cap": s.cap, "mode": s.mode, "high": s.later, "credit": s.credit}
+        energy = expected.settings[-1].energy
+        assert result.governed == {k: int(v) for k, v in decided.items()} | {"energy": energy}
     return result
 
 

@@ -41,8 +41,11 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def read_layout() -> data.StructLayout:
-    """Which block is read in an activation buffer."""
-    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS})
+    """Which block is read in an activation buffer; ``end``, ``final``: its pass ends with it, it is the last
+    of its token."""
+    return data.StructLayout(
+        {"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS, "end": 1, "final": 1}
+    )
 
 
 class BlockSequencer(wiring.Component):
@@ -126,6 +129,8 @@ class BlockSequencer(wiring.Component):
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
             self.step.act.eq(job.act + block),
             self.step.split.eq(job.split),
+            self.step.end.eq(finish),
+            self.step.final.eq(job.final),
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.word_stride.eq(stride),

@@ -267,6 +267,8 @@ class Scheduler(wiring.Component):
                     job.from_h.eq(1),
                     job.act.eq(h_at),
                     job.routed.eq(~on_base),
+                    job.bank.eq(bank),  # whose token it is
+                    job.final.eq(final),
                     info.kind.eq(Kind.DOWN),
                     info.rows.eq(layer.HIDDEN),
                     info.base.eq(base(self.h_top, config.activation_spread, ACT8_FRACTION)),

@@ -16,7 +16,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
 
     from_h : activations are the h of an expert (else those of the token)
     wide : INT16 activations, that is the blocks twice, high bytes then low bytes
-    routed : it is a routed expert's (for the counters)
+    routed : it is a routed expert's (for the counters); ``final``: the last of its token
     split : log2 of the neighbouring tiles that share a row and split its blocks, see :mod:`sw_model.topology`
     """
     return data.StructLayout(
@@ -30,6 +30,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "from_h": 1,
             "wide": 1,
             "routed": 1,
+            "final": 1,
             "bank": 1,
             "act": 16,
         }
@@ -42,6 +43,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
     read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
     act : the block of the first column; column c takes block act + c mod 2**split; ``acts``: blocks taken
     rows : tiles that work on a block of a matrix row (the others on padding)
+    end, final : its pass ends with it; it is the last of its token
     """
     return data.StructLayout(
         {
@@ -64,6 +66,8 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "first_block": 1,
             "last_block": 1,
             "rows": range(config.tiles + 1),
+            "end": 1,
+            "final": 1,
         }
     )
 
@@ -151,6 +155,8 @@ class Sequencer(wiring.Component):
             self.o.routed.eq(job.routed),
             self.o.split.eq(job.split),
             self.o.bank.eq(job.bank),
+            self.o.end.eq(finish),
+            self.o.final.eq(job.final),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
             self.o.acts.eq(at_work),
