@@ -36,6 +36,7 @@ class Driver:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.image: Image | None = None
+        self._weights: dict[str, int] = {}  # of the meter, as written
         self._experts = 0
         self._seen = 0  # requests since serve_pages
         self._slots: dict[int, int] = {}  # slot -> expert
@@ -113,8 +114,8 @@ class Driver:
 
     def govern(self, registers: Registers | None, weights: dict[str, int]) -> None:
         """Start the governor afresh, or turn it off; ``weights`` of the meter. No token is in the core."""
-        for name, value in weights.items():
-            self.write(f"ENERGY_{name}", value)
+        self._weights = {}
+        self.weigh(weights)
         self.write("GOVERNOR_BUDGET", 0 if registers is None else int(registers.budget))
         if registers is not None:
             self.write("GOVERNOR_SHIFT", int(registers.shift))
@@ -122,12 +123,17 @@ class Driver:
             self.write("GOVERNOR_LAST_MODE", registers.last_mode)
         self.write("CONTROL", self.read("CONTROL") | GOVERN)
 
+    def weigh(self, weights: dict[str, int]) -> None:
+        """Write the ``weights`` of the meter that have changed. No token is in the core."""
+        for name, value in weights.items():
+            if self._weights.get(name) != value:
+                self.write(f"ENERGY_{name}", value)
+        self._weights = dict(weights)
+
     def governed(self) -> dict[str, int]:
-        """What the governor has decided (the fields of GOVERNOR_STATE), its credit, the last token's energy."""
+        """What the governor has decided (fields of GOVERNOR_STATE), its credit, the last token's energy."""
         state = self.read("GOVERNOR_STATE")
-        found = {
-            f.name: state >> f.lsb & ((1 << f.width) - 1) for f in REGISTERS["GOVERNOR_STATE"].fields
-        }
+        found = {f.name: state >> f.lsb & ((1 << f.width) - 1) for f in REGISTERS["GOVERNOR_STATE"].fields}
         credit = self.read("GOVERNOR_CREDIT")
         found["credit"] = credit - (credit >> 31 << 32)
         return found | {"energy": self.read("GOVERNOR_ENERGY")}

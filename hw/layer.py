@@ -91,9 +91,9 @@ class MoELayer(wiring.Component):
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
     page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
         :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
-    busy, active, reads, computes, sums, act_reads, routed, act_writes, router_rows, activations, combine_rows,
-        expert_used, removed, removed_valid, empty, token_done, page_hit, page_miss, page_stall : events for
-        the counters
+    busy, active, reads, computes, sums, act_reads, routed, act_writes, router_rows, activations,
+        combine_rows, expert_used, removed, removed_valid, empty, token_done, page_hit, page_miss,
+        page_stall : events for the counters
 
     The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
@@ -361,7 +361,9 @@ class MoELayer(wiring.Component):
         """Meter and governor. A token is admitted when the one before is through and has been charged, so that
         what it runs under does not depend on time."""
         registers, array, step = self.governor, self._array, self._array.step
-        most = {name: (1 << len(Value.cast(getattr(array, name)))) - 1 for name in ("reads", "computes", "sums")}
+        most = {
+            name: (1 << len(Value.cast(getattr(array, name)))) - 1 for name in ("reads", "computes", "sums")
+        }
         m.submodules.meter = meter = Meter(most)
         m.submodules.governor = governor = Governor()
         ends = array.step_valid & step.end

@@ -61,7 +61,7 @@ class Engine(ABC):
     layer : QuantisedLayer
     config : HardwareConfig
     paged : experts are loaded on demand
-    page_sizes : int [experts, 2], words and scale entries over all tiles of each expert's page; none otherwise
+    page_sizes : int [experts, 2], words and scale entries over all tiles of each expert's page, if paged
     governor : Governor or None
     """
 
@@ -187,6 +187,8 @@ class _Driven(Engine):
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
         if self.layer.gate is not None:
             self.driver.set_resident(resident)
+        if self.governor is not None:
+            self.driver.weigh(self.governor.weights)
         before = len(self.driver.requests())
         y = self.driver.run(x, side)
         loaded = self.driver.requests()[before:]

@@ -81,6 +81,12 @@ def test_start_drops_a_token_on_its_way() -> None:
             ctx.set(dut.start, 0)
             for _ in range(dut.LATENCY + 2):
                 await clock(ctx)
-            assert [ctx.get(p) for p in (dut.credit, dut.lam, dut.cap, dut.mode, dut.high)] == [0, 0, 255, 0, 0]
+            assert [ctx.get(p) for p in (dut.credit, dut.lam, dut.cap, dut.mode, dut.high)] == [
+                0,
+                0,
+                255,
+                0,
+                0,
+            ]
 
     simulate(dut, bench)

@@ -47,10 +47,10 @@ def governed(layer: QuantisedLayer, config: HardwareConfig, rng: np.random.Gener
     """Random weights, and a governor whose budget is ``share`` of what a token takes with everything on."""
     events = {name: int(n) for name, n in zip(EVENTS, rng.integers(1, 1200, len(EVENTS)), strict=True)}
     weights = weights_of(layer, events)
-    meter = Governor(rule.registers(1 << 20), weights)
+    meter = Governor(rule.registers((1 << 24) - 1), weights)
     x = random_tokens(rng, 12, layer.hidden)
     side = random_side(rng, 12, DOMAINS) if layer.gate is not None else None
-    spent = [s.energy for s in golden.run(layer, x, config, side, None, meter).settings[:2]]
+    spent = [s.energy for s in golden.run(layer, x, config, side, None, meter).settings]
     return Governor(rule.registers(max(rule.LEAST_BUDGET, int(share * np.mean(spent)))), weights)
 
 
@@ -102,22 +102,24 @@ def test_what_the_host_adds_counts(config: HardwareConfig) -> None:
     layer = opened(CASES[0], config, seed=7)
     rng = np.random.default_rng(2)
     governor = governed(layer, config, rng, 1.05)
-    least = governor.weights["TOKEN"]
     used = []
     with open_engine("verilator", layer, config) as engine:
         engine.govern(governor)
         for n in range(24):
-            governor.weights["TOKEN"] = least + int(n * 0.02 * governor.registers.budget)
-            engine.driver.write("ENERGY_TOKEN", governor.weights["TOKEN"])
+            governor.outside(int(n * 0.02 * governor.registers.budget))
             x, side = random_tokens(rng, 1, 64), SideBand.empty(1)
             used.append(check(engine, x, side).counters["EXPERTS_USED"])
     assert sum(used[:8]) > sum(used[16:])
+    governor.outside(1 << 24)
+    assert governor.weights["TOKEN"] == (1 << 24) - 1
 
 
 def test_saturated_energy(config: HardwareConfig) -> None:
     """A token that takes more than the meter holds counts as that much."""
     layer = opened(CASES[0], config, seed=8)
-    weights = {"READ": 65535, "PASS": 65535, "SUM": 65535} | dict.fromkeys(("TOKEN", "EXPERT", "BASE"), (1 << 24) - 1)
+    weights = {"READ": 65535, "PASS": 65535, "SUM": 65535} | dict.fromkeys(
+        ("TOKEN", "EXPERT", "BASE"), (1 << 24) - 1
+    )
     with open_engine("verilator", layer, config) as engine:
         engine.govern(Governor(rule.registers((1 << 24) - 1), weights))
         batch(engine, np.random.default_rng(3), 4)

@@ -69,12 +69,8 @@ class Counters(wiring.Component):
                 m.d.sync += [now.eq(0), before.eq(0)]
             rounds.append(before)
 
-        m.submodules.live = live = Memory(
-            shape=COUNTER_BITS, depth=n, init=[], attrs={"no_rw_check": 1}
-        )
-        m.submodules.copy = copy = Memory(
-            shape=COUNTER_BITS, depth=n, init=[], attrs={"no_rw_check": 1}
-        )
+        m.submodules.live = live = Memory(shape=COUNTER_BITS, depth=n, init=[], attrs={"no_rw_check": 1})
+        m.submodules.copy = copy = Memory(shape=COUNTER_BITS, depth=n, init=[], attrs={"no_rw_check": 1})
         read, write, kept, seen = live.read_port(), live.write_port(), copy.write_port(), copy.read_port()
 
         # A stage each: read and choose; add; write. In the first round of all, counters begin at 0.

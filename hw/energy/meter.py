@@ -11,7 +11,7 @@ from sw_model.energy.meter import WEIGHTS
 
 __all__ = ["PASS_END", "Meter"]
 
-#: A pass ends: of the router, a routed expert's down, the base expert's (or the fallback's); the token's last.
+#: A pass ends: of the router, a routed expert's down, the base expert's or the fallback's; a token's last.
 PASS_END = data.StructLayout({"router": 1, "expert": 1, "base": 1, "final": 1})
 
 
@@ -62,12 +62,17 @@ class Meter(wiring.Component):
             products.append(product)
         end = Signal(PASS_END)
         besides = Signal(max(WEIGHTS.values()))
-        token, final = [Signal(name=f"token{i}") for i in range(3)], [Signal(name=f"final{i}") for i in range(2)]
+        token, final = (
+            [Signal(name=f"token{i}") for i in range(3)],
+            [Signal(name=f"final{i}") for i in range(2)],
+        )
         cost = Signal(max(len(p) for p in (*products, besides)) + 2)
         m.d.sync += [
             end.eq(self.end),
             besides.eq(
-                Mux(end.router, weights.TOKEN, Mux(end.expert, weights.EXPERT, Mux(end.base, weights.BASE, 0)))
+                Mux(
+                    end.router, weights.TOKEN, Mux(end.expert, weights.EXPERT, Mux(end.base, weights.BASE, 0))
+                )
             ),
             cost.eq(sum(products) + besides),
             token[0].eq(self.token),

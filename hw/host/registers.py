@@ -85,8 +85,12 @@ _IDENTITY = (
                 "within 100 cycles.",
             ),
             Field(
-                "start_governor", 4, 1, "Governor: nothing owed, nothing saved, mode 0; after a new budget, "
-                "while no token is in the core.", pulse=True,
+                "start_governor",
+                4,
+                1,
+                "Governor: nothing owed, nothing saved, mode 0; after a new budget, "
+                "while no token is in the core.",
+                pulse=True,
             ),
         ),
     ),
@@ -191,7 +195,7 @@ _COUNTED = (
     ("SCALES_LOADED", "Scale entries written by the weight stream, over all tiles."),
     (
         "BLOCK_SUMS",
-        "Blocks of matrix rows finished, over all tiles: a scale is read, and the row's sum updated, for each.",
+        "Blocks of matrix rows finished, over all tiles; each reads a scale and updates the row's sum.",
     ),
     ("ROUTED_SUMS", "The same, for rows of routed experts."),
     ("ACT_READS", "Blocks of 32 bytes read from the activation buffers; tiles in step share one."),

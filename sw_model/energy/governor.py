@@ -10,8 +10,8 @@ After every token of energy e, with a budget of b a token (integers of the same 
 
 The mode goes first, since it is for what saves at little loss: it is the level of sparse attention (0 to 3).
 lambda then takes experts from the tokens that miss them least, weights lose their low nibbles, and the cap
-bounds what one token may cost. The nibbles follow a token late, since a token's first passes are issued before
-the one before is through.
+bounds what one token may cost. The nibbles follow a token late, since a token's first passes are issued
+before the one before is through.
 
 What is owed is paid back before anything is allowed again, so the mean over n tokens is off by what is owed
 at their end, at most about 1.25 b / n: 4 % of b after 32 tokens. Between two writes of the budget the mode

@@ -87,30 +87,45 @@ class Governor:
     ----------
     registers, weights : they may be changed while no token is in the core
     state : what the next token runs under
+    energy : of the last token
     """
 
     def __init__(self, registers: Registers, weights: dict[str, int]) -> None:
         self.registers = registers
         self.weights = dict(weights)
+        self._token = weights["TOKEN"]
         self.state: State = governor.start(registers)
+        self.energy = 0
 
     def gate(self, gate: Gate) -> Gate:
         """``gate`` as the next token meets it."""
         s = self.state
         return replace(gate, lam=min(gate.lam + int(s.lam), Q_MAX), cap=min(gate.cap, int(s.cap)))
 
+    @property
+    def decided(self) -> dict[str, int]:
+        """What the hardware's registers show after the last token."""
+        s = self.state
+        shown = {"lambda": s.lam, "cap": s.cap, "mode": s.mode, "high": s.later, "credit": s.credit}
+        return {name: int(value) for name, value in shown.items()} | {"energy": self.energy}
+
+    def outside(self, units: int) -> None:
+        """From now on a token takes so many units beside the core."""
+        self.weights["TOKEN"] = min(self._token + units, (1 << WEIGHTS["TOKEN"]) - 1)
+
     def cost(self, layer: QuantisedLayer, work: Counts) -> int:
-        """Units that a token took."""
-        w = self.weights
-        used = int(work.experts_used)
+        """Units that a token of this ``work`` took."""
+        w, n = self.weights, work.figures()
+        used = n["experts_used"]
         based = layer.shared is not None or (layer.fallback is not None and not used)
-        spent = w["READ"] * int(work.word_reads) + w["PASS"] * int(work.nibble_passes)
-        spent += w["SUM"] * int(work.block_sums) + w["TOKEN"] + w["EXPERT"] * used + w["BASE"] * based
+        spent = w["READ"] * n["word_reads"] + w["PASS"] * n["nibble_passes"] + w["SUM"] * n["block_sums"]
+        spent += w["TOKEN"] + w["EXPERT"] * used + w["BASE"] * based
         return min(spent, (1 << ENERGY_BITS) - 1)
 
     def spend(self, layer: QuantisedLayer, work: Counts) -> Setting:
         """A token is through; ``work`` (its own) is charged."""
-        s, energy = self.state, self.cost(layer, work)
+        s, self.energy = self.state, self.cost(layer, work)
+        energy = self.energy
         self.state = governor.step(s, self.registers, np.asarray(energy))
         names = ("lam", "cap", "mode", "high", "credit")
         return Setting(**{name: int(getattr(s, name)) for name in names}, energy=energy)
