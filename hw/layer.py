@@ -10,9 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.energy.governor import SETTINGS, Governor
-from hw.energy.meter import Meter
-from hw.host.registers import GOVERNOR_WIDTHS
+from hw.energy.control import GOVERNED, GOVERNOR, EnergyControl
 from hw.numerics.float32 import unpack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
@@ -34,23 +32,17 @@ from hw.skid import Skid
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
 from sw_model.energy.counts import X_BYTES
-from sw_model.energy.governor import ENERGY_BITS
-from sw_model.energy.meter import WEIGHTS
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
 from sw_model.image import Image
 from sw_model.moe import Activation
 
-__all__ = ["GOVERNED", "GOVERNOR", "TOKEN", "MoELayer"]
+__all__ = ["TOKEN", "MoELayer"]
 
 #: One element of a token on its way in or out: a binary32 word, ``last`` of the token.
 TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
-
-#: The governor's registers; what it shows, with the energy of the last token.
-GOVERNOR = data.StructLayout(GOVERNOR_WIDTHS)
-GOVERNED = data.StructLayout({**SETTINGS, "energy": ENERGY_BITS})
 
 _ROUTER_TABLES = ("biases", "costs", "domains", "resident")
 _GATE_REGISTERS = {
@@ -84,7 +76,7 @@ class MoELayer(wiring.Component):
     layer : the layer's registers; steady while a token is in the core
     enable : take tokens
     governor : its registers, steady while a token is in the core; governor_start : afresh, with them
-    governed : what it has decided, see :class:`~hw.energy.governor.Governor`; ``energy`` of the last token
+    governed : what it has decided (:data:`~hw.energy.control.GOVERNED`)
     x, y : streams of binary32 elements, ``last`` at the end of a token
     discard : with an element of x: its token is forgotten
     side : what comes with a token, beside its first element
@@ -292,8 +284,6 @@ class MoELayer(wiring.Component):
             router.rule.density_row.eq(flag(Flag.DENSITY_ROW)),
             router.gate.enable.eq(flag(Flag.GATE)),
             *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
-            router.gate.lam.eq(saturate(layer.GATE_LAMBDA.as_signed() + self.governed.lam)),
-            router.gate.cap.eq(Mux(layer.GATE_CAP < self.governed.cap, layer.GATE_CAP, self.governed.cap)),
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
             scheduler.route.shared.eq(router.route.shared),
@@ -358,44 +348,27 @@ class MoELayer(wiring.Component):
         return m
 
     def _govern(self, m: Module, router: Router, scheduler: Scheduler) -> None:
-        """Meter and governor. A token is admitted when the one before is through and has been charged, so that
-        what it runs under does not depend on time."""
-        registers, array, step = self.governor, self._array, self._array.step
-        most = {
-            name: (1 << len(Value.cast(getattr(array, name)))) - 1 for name in ("reads", "computes", "sums")
-        }
-        m.submodules.meter = meter = Meter(most)
-        m.submodules.governor = governor = Governor()
+        """Energy of each token, and what the next may cost."""
+        array, step, layer = self._array, self._array.step, self.layer
+        most = {n: (1 << len(Value.cast(getattr(array, n)))) - 1 for n in ("reads", "computes", "sums")}
+        m.submodules.energy = energy = EnergyControl(most)
         ends = array.step_valid & step.end
         m.d.comb += [
-            *[meter.weights[name].eq(registers[f"ENERGY_{name}"]) for name in WEIGHTS],
-            *[getattr(meter, name).eq(getattr(array, name)) for name in most],
-            meter.token.eq(step.bank),
-            meter.end.router.eq(ends & (step.set != 0)),
-            meter.end.expert.eq(ends & step.from_h & array.routed),
-            meter.end.base.eq(ends & step.from_h & ~array.routed),
-            meter.end.final.eq(ends & step.final),
-            governor.budget.eq(registers.GOVERNOR_BUDGET),
-            governor.shift.eq(registers.GOVERNOR_SHIFT),
-            governor.lambda_max.eq(registers.GOVERNOR_LAMBDA_MAX),
-            governor.last_mode.eq(registers.GOVERNOR_LAST_MODE),
-            governor.energy.eq(meter.energy),
-            governor.done.eq(meter.done),
-            *[self.governed[name].eq(getattr(governor, name)) for name in SETTINGS],
+            energy.registers.eq(self.governor),
+            energy.start.eq(self.governor_start),
+            *[getattr(energy, name).eq(getattr(array, name)) for name in most],
+            energy.token.eq(step.bank),
+            energy.end.router.eq(ends & (step.set != 0)),
+            energy.end.expert.eq(ends & step.from_h & array.routed),
+            energy.end.base.eq(ends & step.from_h & ~array.routed),
+            energy.end.final.eq(ends & step.final),
+            energy.admitted.eq(scheduler.route_ack),
+            router.hold.eq(energy.hold),
+            router.gate.lam.eq(saturate(layer.GATE_LAMBDA.as_signed() + energy.o.lam)),
+            router.gate.cap.eq(Mux(layer.GATE_CAP < energy.o.cap, layer.GATE_CAP, energy.o.cap)),
+            scheduler.high.eq((layer.FLAGS & Flag.HIGH_NIBBLE).any() | energy.high),
+            self.governed.eq(energy.o),
         ]
-        on = Signal()
-        m.d.sync += [on.eq(registers.GOVERNOR_BUDGET != 0), governor.start.eq(self.governor_start | ~on)]
-        with m.If(meter.done):
-            m.d.sync += self.governed.energy.eq(meter.energy)
-
-        # Tokens that are admitted and not charged yet.
-        charged = Signal(Governor.LATENCY)
-        inside = Signal(2)
-        m.d.sync += [
-            charged.eq(Cat(meter.done, charged[:-1])),
-            inside.eq(inside + scheduler.route_ack - charged[-1]),
-        ]
-        m.d.comb += router.hold.eq(on & (inside != 0))
 
     def _page(self, m: Module, router: Router, scheduler: Scheduler) -> None:
         """The route on its way to the scheduler, by way of the pages where the design has them."""

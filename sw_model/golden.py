@@ -10,6 +10,7 @@ are proven to stay below 2**53, which float64 holds exactly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -71,7 +72,8 @@ class Stats:
 class Result:
     """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction;
     decisions of the three-level gate, None without one (then all candidates are used); ``work``: what it
-    took, an entry a token; ``settings``: what each token ran under, if there is a governor."""
+    took, an entry a token; ``high``: bool [T], of INT8 weights the high nibble alone was read; ``settings``:
+    what each token ran under, if there is a governor."""
 
     y: np.ndarray
     experts: np.ndarray
@@ -79,6 +81,7 @@ class Result:
     decisions: Decisions | None
     stats: Stats = field(repr=False)
     work: Counts = field(repr=False)
+    high: np.ndarray = field(repr=False)
     settings: tuple[Setting, ...] = ()
 
 
@@ -253,10 +256,12 @@ def _govern(
     routing: Routing,
     side: SideBand,
     resident: np.ndarray,
+    config: HardwareConfig,
     governor: Governor,
 ) -> tuple[Decisions | None, tuple[Setting, ...]]:
     """:func:`_gate` token by token, each under what the ones before it have left."""
     parts, settings = [], []
+    may_read = config.body != "lut"  # high nibbles alone
     for t in range(len(routing.experts)):
         one = slice(t, t + 1)
         moved = layer if layer.gate is None else replace(layer, gate=governor.gate(layer.gate))
@@ -268,7 +273,8 @@ def _govern(
             resident,
         )
         kept = np.ones((1, routing.experts.shape[1]), bool) if decided is None else decided.kept
-        settings.append(governor.spend(layer, work(layer, routing.experts[one], kept)))
+        high = np.array([layer.high_nibble | (may_read & bool(governor.state.high))])
+        settings.append(governor.spend(layer, work(layer, routing.experts[one], kept, high)))
         parts += [] if decided is None else [decided]
     if not parts:
         return None, tuple(settings)
@@ -318,19 +324,22 @@ def run(
     if governor is None:
         decisions = _gate(layer, rows, routing, side, resident)
     else:
-        decisions, settings = _govern(layer, rows, routing, side, resident, governor)
+        decisions, settings = _govern(layer, rows, routing, side, resident, config, governor)
     kept = decisions.kept if decisions is not None else np.ones(routing.experts.shape, dtype=bool)
 
-    # One entry a slot: (expert, its tokens, their weights).
+    high = np.array([bool(s.high) for s in settings] or [False] * tokens) & (config.body != "lut")
+    high |= layer.high_nibble
+
+    # One entry a slot: (expert as it is read, its tokens, their weights).
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
     if layer.shared is not None:
         share = np.full(tokens, ONE)
         if layer.shared_gated:
             share = to_prob(sigmoid(_part(rows, layer.n_experts)))
-        slots.append((layer.shared, everyone, share))
+        slots += _readings(layer.shared, everyone, share, high)
     for e in np.unique(routing.experts[kept]):
         chosen, rank = np.nonzero((routing.experts == e) & kept)
-        slots.append((layer.experts[e], chosen, routing.weights[chosen, rank]))
+        slots += _readings(layer.experts[e], chosen, routing.weights[chosen, rank], high)
 
     # All of a token's h share one LSB, so every h is known before the first is quantised.
     hs = []
@@ -360,7 +369,7 @@ def run(
         total.add(alone, acc, np.full(len(alone), ONE), layer.fallback.row_exp - layer.down_base)
     base = h_top - config.activation_spread - ACT8_FRACTION
     y = total.result((layer.down_base + base - PROB_FRACTION)[:, None])
-    done = work(layer, routing.experts, kept)
+    done = work(layer, routing.experts, kept, high)
     return Result(
         y=y,
         experts=routing.experts,
@@ -368,8 +377,20 @@ def run(
         decisions=decisions,
         stats=_stats(done, kept, decisions),
         work=done,
+        high=high,
         settings=settings,
     )
+
+
+def _readings(
+    expert: QuantisedExpert, chosen: np.ndarray, weight: np.ndarray, high: np.ndarray
+) -> Iterator[tuple[QuantisedExpert, np.ndarray, np.ndarray]]:
+    """Slots of an expert: that of the tokens that read it whole, that of those that read high nibbles."""
+    for nibble in (False, True):
+        mine = high[chosen] == nibble
+        if mine.any():
+            parts = {"gate_up": expert.gate_up.high(), "down": expert.down.high()} if nibble else {}
+            yield replace(expert, **parts), chosen[mine], weight[mine]
 
 
 def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVectors:

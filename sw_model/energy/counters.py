@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sw_model.config import HardwareConfig
-from sw_model.formats import ROUTER_FORMAT, QuantisedMatrix
+from sw_model.formats import INT4, INT8, ROUTER_FORMAT, QuantisedMatrix
 from sw_model.golden import Result
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 from sw_model.topology import LOOKUP_SLOTS, choose_split, pass_cycles
@@ -40,11 +40,12 @@ def of_work(result: Result) -> dict[str, int]:
     return {register: sums[name] for register, name in _WORK.items()} | result.stats.removed
 
 
-def _pass(m: QuantisedMatrix, config: HardwareConfig, split: int | None) -> np.ndarray:
+def _pass(m: QuantisedMatrix, config: HardwareConfig, split: int | None, high: bool = False) -> np.ndarray:
     """Array cycles of a pass over ``m``, and activation blocks that it reads."""
+    fmt = INT4 if high and m.fmt is INT8 else m.fmt
     if split is None:
         split = choose_split(m.rows, m.blocks, config.tiles, config.columns)
-    cycles = pass_cycles(m.rows, m.blocks, m.fmt, config.tiles, split, config.step_cycles)
+    cycles = pass_cycles(m.rows, m.blocks, fmt, config.tiles, split, config.step_cycles)
     at_once = config.tiles * LOOKUP_SLOTS if config.body == "lut" else config.tiles >> split
     sets = 2 if m.fmt is ROUTER_FORMAT else 1
     return np.array([cycles, sets * -(-m.rows // at_once) * m.blocks], dtype=np.int64)
@@ -55,15 +56,19 @@ def of_array(
 ) -> dict[str, int]:
     """ACTIVE_CYCLES, ROUTED_CYCLES and ACT_READS; ``split``: of all passes, None: as the compiler chooses."""
 
-    def expert(e: QuantisedExpert) -> np.ndarray:
-        return _pass(e.gate_up, config, split) + _pass(e.down, config, split)
+    def expert(e: QuantisedExpert, high: bool) -> np.ndarray:
+        return _pass(e.gate_up, config, split, high) + _pass(e.down, config, split, high)
 
     kept = np.ones_like(result.experts, dtype=bool) if result.decisions is None else result.decisions.kept
-    uses = np.bincount(result.experts[kept], minlength=layer.n_experts)
-    routed = uses @ np.stack([expert(e) for e in layer.experts])
-    total = routed + len(kept) * _pass(layer.router, config, split)
-    if layer.shared is not None:
-        total = total + len(kept) * expert(layer.shared)
+    routed = np.zeros(2, dtype=np.int64)
+    total = len(kept) * _pass(layer.router, config, split)
+    for high in (False, True):
+        mine = result.high == high
+        uses = np.bincount(result.experts[mine][kept[mine]], minlength=layer.n_experts)
+        routed = routed + uses @ np.stack([expert(e, high) for e in layer.experts])
+        if layer.shared is not None:
+            total = total + int(mine.sum()) * expert(layer.shared, high)
+    total = total + routed
     if layer.fallback is not None:
         total = total + int((~kept.any(axis=1)).sum()) * _pass(layer.fallback, config, split)
     return {"ACTIVE_CYCLES": int(total[0]), "ROUTED_CYCLES": int(routed[0]), "ACT_READS": int(total[1])}
