@@ -22,8 +22,8 @@ GOVERNED = data.StructLayout({**SETTINGS, "energy": ENERGY_BITS})
 
 
 class EnergyControl(wiring.Component):
-    """A token is admitted when the one before is through and has been charged, so that what it runs under does
-    not depend on time: equals :class:`sw_model.energy.meter.Governor`.
+    """A token is admitted when the one before is through and has been charged, so that what it runs under
+    does not depend on time: equals :class:`sw_model.energy.meter.Governor`.
 
     Parameters
     ----------

@@ -56,9 +56,9 @@ class Registers:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What the next token runs under: cap (255, 1 or 0); lam, what is added to lambda; mode; high. And credit;
-    later: high for the token after; rest: the mode has just moved; way: of its last step (+1, -1, 0 none
-    yet); turned: it has turned once"""
+    """What the next token runs under: cap (255, 1 or 0); lam, what is added to lambda; mode; high. And
+    credit; later: high for the token after; rest: the mode has just moved; way: of its last step (+1, -1, 0
+    none yet); turned: it has turned once"""
 
     credit: np.ndarray
     cap: np.ndarray
