@@ -18,8 +18,7 @@ from sw_model.config import HardwareConfig
 from sw_model.energy.counters import of_array, of_work
 from sw_model.energy.counts import Counts
 from sw_model.energy.estimate import Estimate
-from sw_model.energy.governor import registers
-from sw_model.energy.meter import Governor, weights_of
+from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.formats import BLOCK
 from sw_model.gate import Decisions, Gate, SideBand
@@ -223,7 +222,7 @@ class LayerEngine:
             The budget is out of range, or the engine has no governor.
         """
         assert self._quantised is not None
-        self._governor = Governor(registers(energy.budget), weights_of(self._quantised, energy.weights))
+        self._governor = energy.governor(self._quantised)
         if self._rtl is not None:
             self._rtl.govern(self._governor)
         return self._governor

@@ -177,6 +177,23 @@ def test_gate_study(common, texts, tmp_path):
     assert (tmp_path / "gate-study.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_trace_under_a_budget(common, gate, texts, tmp_path):
+    options = ("--gate", gate, "--text", texts[0], "--max-bytes", 60, "-o", tmp_path)
+    budget, runs = 1000.0, []
+    for _ in range(2):
+        assert run("trace", *common, *options, "--energy-budget", budget) == 0
+        with (tmp_path / "trace.csv").open(newline="") as file:
+            runs.append(list(csv.DictReader(file)))
+        budget = 0.7 * sum(float(r["nj"]) for r in runs[0]) / 61
+    free, held = runs
+    assert {(r["lambda"], r["cap"], r["sparse_attention"]) for r in free} == {("0.0000", "255", "0")}
+    assert sum(float(r["nj"]) for r in held) / 61 == pytest.approx(budget, rel=0.06)
+    assert len(held) == len(free) == 2 * 61
+    for name, most in (("sparse_attention", 3), ("high_nibble", 1)):
+        assert max(int(r[name]) for r in held) == most
+    assert min(int(r["cap"]) for r in held) < 2 and min(float(r["credit_nj"]) for r in held) < 0
+
+
 def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     options = ("--prompt", "a bc", "--tokens", 80, "--gate", gate, "--json", tmp_path / "g.json")
     assert run("generate", *common, *options, "--energy-budget", 100) == 0

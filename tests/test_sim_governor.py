@@ -116,13 +116,14 @@ def test_what_the_host_adds_counts(config: HardwareConfig) -> None:
 
 def test_saturated_energy(config: HardwareConfig) -> None:
     """A token that takes more than the meter holds counts as that much."""
-    layer = opened(CASES[0], config, seed=8)
+    shape = {"width": 64, "shared": 64, "gated": True}
+    layer = opened(Case(fmt="fp8", gate=True, shape=shape), config, seed=8)
     weights = {"READ": 65535, "PASS": 65535, "SUM": 65535} | dict.fromkeys(
         ("TOKEN", "EXPERT", "BASE"), (1 << 24) - 1
     )
     with open_engine("verilator", layer, config) as engine:
         engine.govern(Governor(rule.registers((1 << 24) - 1), weights))
-        batch(engine, np.random.default_rng(3), 4)
+        batch(engine, np.random.default_rng(3), 1)
         assert engine.driver.governed()["energy"] == (1 << rule.ENERGY_BITS) - 1
 
 

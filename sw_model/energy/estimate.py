@@ -13,9 +13,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from sw_model.energy.counts import Counts
-from sw_model.energy.meter import WEIGHTS
+from sw_model.energy.governor import registers
+from sw_model.energy.meter import WEIGHTS, Governor, weights_of
 from sw_model.energy.model import Conditions, energy, total
 from sw_model.energy.table import Technology
+from sw_model.quantised import QuantisedLayer
 
 __all__ = ["EVENTS", "KEY_BITS", "Estimate", "estimate"]
 
@@ -42,6 +44,15 @@ class Estimate:
     unit: float
     bit: float
     budget: int
+
+    def governor(self, layer: QuantisedLayer) -> Governor:
+        """The governor of ``layer`` under this budget, from nothing owed.
+
+        Raises
+        ------
+        ExpertileError : the budget is out of range
+        """
+        return Governor(registers(self.budget), weights_of(layer, self.weights))
 
     def keys(self, bits: int) -> int:
         """Units of so many bits of keys and values."""
