@@ -5,7 +5,6 @@ x ─▶ x_quantiser ─▶ x_buffer ─┐                       ┌─▶ rout
                         h_buffer ─┘     └─▶ combine ─▶ y
 """
 
-import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -35,7 +34,7 @@ from sw_model.energy.counts import X_BYTES
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
-from sw_model.image import Image
+from sw_model.image import Image, integers
 from sw_model.moe import Activation
 
 __all__ = ["TOKEN", "MoELayer"]
@@ -45,22 +44,10 @@ TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
 
 _ROUTER_TABLES = ("biases", "costs", "domains", "resident")
-_GATE_REGISTERS = {
-    "info": "INFO",
-    "entropy": "ENTROPY",
-    "entropy_scale": "ENTROPY_SCALE",
-    "density": "DENSITY",
-    "phi": "PHI",
-    "psi": "PSI",
-}
+_GATE_REGISTERS = ("info", "entropy", "entropy_scale", "density", "phi", "psi")
 _EVENTS = ("active", "reads", "computes", "sums", "act_reads", "routed")
 _ROW_EVENTS = ("router_rows", "activations", "combine_rows")
 _PAGE_EVENTS = ("page_hit", "page_miss", "page_stall")
-
-
-def _integers(limbs: np.ndarray) -> list[int]:
-    """Rows of 32-bit limbs, lowest first, as integers."""
-    return [sum(int(limb) << (32 * i) for i, limb in enumerate(row)) for row in limbs]
 
 
 class MoELayer(wiring.Component):
@@ -94,9 +81,9 @@ class MoELayer(wiring.Component):
         self._config = config
         words = scales = contexts = None
         if image is not None:
-            words = [_integers(tile) for tile in image.words]
+            words = [integers(tile) for tile in image.words]
             scales = image.scales.tolist()
-            contexts = _integers(image.contexts)
+            contexts = integers(image.contexts)
         self._array = (LookupArray if config.body == "lut" else PeArray)(config, words, scales)
         self._contexts = ContextTable(config, contexts)
         self._router = Router(config, image)
@@ -283,7 +270,7 @@ class MoELayer(wiring.Component):
             router.rule.shared_gated.eq(flag(Flag.SHARED_GATED)),
             router.rule.density_row.eq(flag(Flag.DENSITY_ROW)),
             router.gate.enable.eq(flag(Flag.GATE)),
-            *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
+            *[router.gate[name].eq(layer[f"GATE_{name.upper()}"]) for name in _GATE_REGISTERS],
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
             scheduler.route.shared.eq(router.route.shared),
@@ -352,16 +339,13 @@ class MoELayer(wiring.Component):
         array, step, layer = self._array, self._array.step, self.layer
         most = {n: (1 << len(Value.cast(getattr(array, n)))) - 1 for n in ("reads", "computes", "sums")}
         m.submodules.energy = energy = EnergyControl(most)
-        ends = array.step_valid & step.end
+        ends = Cat(step.set != 0, step.from_h & array.routed, step.from_h & ~array.routed, step.final)
         m.d.comb += [
             energy.registers.eq(self.governor),
             energy.start.eq(self.governor_start),
             *[getattr(energy, name).eq(getattr(array, name)) for name in most],
             energy.token.eq(step.bank),
-            energy.end.router.eq(ends & (step.set != 0)),
-            energy.end.expert.eq(ends & step.from_h & array.routed),
-            energy.end.base.eq(ends & step.from_h & ~array.routed),
-            energy.end.final.eq(ends & step.final),
+            energy.end.eq(Mux(array.step_valid & step.end, ends, 0)),
             energy.admitted.eq(scheduler.route_ack),
             router.hold.eq(energy.hold),
             router.gate.lam.eq(saturate(layer.GATE_LAMBDA.as_signed() + energy.o.lam)),

@@ -10,14 +10,15 @@ are proven to stay below 2**53, which float64 holds exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sw_model.combine import Combine
 from sw_model.config import HardwareConfig
-from sw_model.energy.counts import Counts, work
+from sw_model.energy.counts import work
+from sw_model.energy.governor import State
 from sw_model.energy.meter import Governor, Setting
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
@@ -42,6 +43,7 @@ from sw_model.formats import (
 from sw_model.gate import FRACTION, Decisions, SideBand, admit, entropy, saturate
 from sw_model.moe import CLAMPED_ALPHA, Activation, RouterRule
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
+from sw_model.result import Result, stats
 from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
 
 LOGIT_FRACTION = 16  # softmax logits are signed Q15.16 in the log2 domain
@@ -51,38 +53,6 @@ SCALE_FRACTION = 10  # the router's scale is Q6.10
 ALPHA_FRACTION = 16  # the factor inside the sigmoid, Q1.16
 ALPHA = {Activation.SILU: 1 << ALPHA_FRACTION, Activation.CLAMPED: round(CLAMPED_ALPHA * 2**ALPHA_FRACTION)}
 UP_FRACTION = 24  # u + 1 is worked out in Q7.24
-REMOVED = ("REMOVED_DENSITY", "REMOVED_DOMAIN", "REMOVED_COST", "REMOVED_CAP")  # by the gate's levels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """What the work was. ``macs`` counts products of elements; nibble passes (32 products of a nibble) and
-    macro word reads are what the hardware counts, and so are the gate's removals."""
-
-    tokens: int
-    experts_used: int
-    macs: int
-    nibble_passes: int
-    word_reads: int
-    routed_reads: int
-    removed: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction;
-    decisions of the three-level gate, None without one (then all candidates are used); ``work``: what it
-    took, an entry a token; ``high``: bool [T], of INT8 weights the high nibble alone was read; ``settings``:
-    what each token ran under, if there is a governor."""
-
-    y: np.ndarray
-    experts: np.ndarray
-    weights: np.ndarray
-    decisions: Decisions | None
-    stats: Stats = field(repr=False)
-    work: Counts = field(repr=False)
-    high: np.ndarray = field(repr=False)
-    settings: tuple[Setting, ...] = ()
 
 
 def gemv(m: QuantisedMatrix, x: QuantisedVectors, act_max: int) -> np.ndarray:
@@ -166,6 +136,10 @@ class Routing:
     experts: np.ndarray
     weights: np.ndarray
     entropy: np.ndarray
+
+    def of(self, t: slice) -> Routing:
+        """Of some tokens."""
+        return Routing(experts=self.experts[t], weights=self.weights[t], entropy=self.entropy[t])
 
 
 def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> Routing:
@@ -261,25 +235,25 @@ def _govern(
 ) -> tuple[Decisions | None, tuple[Setting, ...]]:
     """:func:`_gate` token by token, each under what the ones before it have left."""
     parts, settings = [], []
-    may_read = config.body != "lut"  # high nibbles alone
     for t in range(len(routing.experts)):
         one = slice(t, t + 1)
         moved = layer if layer.gate is None else replace(layer, gate=governor.gate(layer.gate))
-        decided = _gate(
-            moved,
-            Scaled(sign=rows.sign[one], top=rows.top[one], mag=rows.mag[one]),
-            Routing(experts=routing.experts[one], weights=routing.weights[one], entropy=routing.entropy[one]),
-            SideBand(info=side.info[one], tag=side.tag[one]),
-            resident,
-        )
+        row = Scaled(sign=rows.sign[one], top=rows.top[one], mag=rows.mag[one])
+        beside = SideBand(info=side.info[one], tag=side.tag[one])
+        decided = _gate(moved, row, routing.of(one), beside, resident)
         kept = np.ones((1, routing.experts.shape[1]), bool) if decided is None else decided.kept
-        high = np.array([layer.high_nibble | (may_read & bool(governor.state.high))])
+        high = _high(layer, config, [governor.state])
         settings.append(governor.spend(layer, work(layer, routing.experts[one], kept, high)))
         parts += [] if decided is None else [decided]
     if not parts:
         return None, tuple(settings)
-    joined = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Decisions)}
-    return Decisions(**joined), tuple(settings)
+    return Decisions.join(parts), tuple(settings)
+
+
+def _high(layer: QuantisedLayer, config: HardwareConfig, of: Iterable[Setting | State]) -> np.ndarray:
+    """bool [T]: of INT8 weights the high nibble alone is read (macros of body "lut" read all)."""
+    asked = np.array([bool(s.high) for s in of], dtype=bool)
+    return asked & (config.body != "lut") | layer.high_nibble
 
 
 def run(
@@ -327,8 +301,7 @@ def run(
         decisions, settings = _govern(layer, rows, routing, side, resident, config, governor)
     kept = decisions.kept if decisions is not None else np.ones(routing.experts.shape, dtype=bool)
 
-    high = np.array([bool(s.high) for s in settings] or [False] * tokens) & (config.body != "lut")
-    high |= layer.high_nibble
+    high = np.full(tokens, layer.high_nibble) if governor is None else _high(layer, config, settings)
 
     # One entry a slot: (expert as it is read, its tokens, their weights).
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
@@ -375,7 +348,7 @@ def run(
         experts=routing.experts,
         weights=routing.weights,
         decisions=decisions,
-        stats=_stats(done, kept, decisions),
+        stats=stats(done, kept, decisions),
         work=done,
         high=high,
         settings=settings,
@@ -389,8 +362,7 @@ def _readings(
     for nibble in (False, True):
         mine = high[chosen] == nibble
         if mine.any():
-            parts = {"gate_up": expert.gate_up.high(), "down": expert.down.high()} if nibble else {}
-            yield replace(expert, **parts), chosen[mine], weight[mine]
+            yield expert.high() if nibble else expert, chosen[mine], weight[mine]
 
 
 def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVectors:
@@ -398,13 +370,3 @@ def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVe
     return QuantisedVectors(
         codes=x.codes[tokens, :blocks], shift=x.shift[tokens, :blocks], base=x.base[tokens]
     )
-
-
-def _stats(done: Counts, kept: np.ndarray, decisions: Decisions | None) -> Stats:
-    sums = done.figures()
-    removals = np.zeros(0, dtype=np.int64) if decisions is None else decisions.removed.ravel()
-    counts = np.bincount(removals, minlength=len(REMOVED) + 1)
-    removed = {name: int(n) for name, n in zip(REMOVED, counts[1:], strict=True)}
-    removed["EMPTY_TOKENS"] = int((~kept.any(axis=1)).sum())
-    names = ("tokens", "experts_used", "macs", "nibble_passes", "word_reads", "routed_reads")
-    return Stats(**{name: sums[name] for name in names}, removed=removed)

@@ -100,9 +100,7 @@ class Blocks:
 
     def __call__(self, n: int, x: np.ndarray) -> np.ndarray:
         self.inputs[n] = x
-        self.seen[n] = golden.run(
-            self.layers[n], x, self.config, self.side, governor=self.governors.get(n)
-        )
+        self.seen[n] = golden.run(self.layers[n], x, self.config, self.side, governor=self.governors.get(n))
         return self.seen[n].y
 
 

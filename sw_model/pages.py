@@ -13,8 +13,8 @@ import numpy as np
 
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
-from sw_model.golden import Result
 from sw_model.packets import BEAT_LIMBS, Kind, packet
+from sw_model.result import Result
 
 __all__ = ["PAGE_REGISTERS", "PageTable", "Pages", "fit"]
 

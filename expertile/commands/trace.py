@@ -70,7 +70,9 @@ def command(
         batch = Batch.of(texts, model, total=max_bytes, length=max_bytes + 1)
         governors, unit = {}, 0.0
         if energy_budget is not None:
-            share = estimate(named(technology), Conditions(shared=hardware.tiles), energy_budget / len(layers))
+            share = estimate(
+                named(technology), Conditions(shared=hardware.tiles), energy_budget / len(layers)
+            )
             governors = {n: share.governor(layer) for n, layer in layers.items()}
             unit = share.unit / 1000
         blocks, _ = run_text(model, layers, batch, admission.information, hardware, governors)

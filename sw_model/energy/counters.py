@@ -12,8 +12,8 @@ import numpy as np
 
 from sw_model.config import HardwareConfig
 from sw_model.formats import INT4, INT8, ROUTER_FORMAT, QuantisedMatrix
-from sw_model.golden import Result
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
+from sw_model.result import Result
 from sw_model.topology import LOOKUP_SLOTS, choose_split, pass_cycles
 
 __all__ = ["of_array", "of_pages", "of_work"]
