@@ -1,12 +1,15 @@
 """The governor in the whole core: every bit and every decision as the golden model has them, at any pace."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from random_layers import RULES, random_side, random_tokens
 from sim_layers import DOMAINS, Case, check, random_quantised
+from test_cli import run
 
 from sim.engines import Engine, open_engine
 from sw_model import golden
@@ -133,3 +136,23 @@ def test_icarus_has_none(config: HardwareConfig) -> None:
         assert engine.governor is None
     with pytest.raises(ExpertileError, match="starts anew with every run: no governor"):
         open_engine("icarus", opened(CASES[0], config, seed=9), config).govern(None)
+
+
+def test_generate_on_hardware(tiny_checkpoint: Any, tmp_path: Path) -> None:
+    """A text under a budget: every layer's own governor in simulated hardware does as the golden ones do."""
+    text, gate, out = (tmp_path / name for name in ("text.txt", "gate.json", "out.json"))
+    text.write_bytes(np.random.default_rng(6).integers(40, 90, 600).astype(np.uint8).tobytes())
+    common = ("--checkpoint", tiny_checkpoint, "--config", "tiny")
+    assert run("calibrate", *common, "--text", text, "--max-bytes", 300, "-o", gate) == 0
+
+    def governed(engine: str, tokens: int, budget: float, begin: int) -> dict[str, Any]:
+        options = ("--prompt", "a bc", "--tokens", tokens, "--gate", gate, "--json", out, "--engine", engine)
+        assert run("generate", *common, *options, "--energy-budget", budget, "--budget-from", begin) == 0
+        report: dict[str, Any] = json.loads(out.read_text())
+        return report
+
+    free = governed("golden", 20, 1000, 0)["governor"]["nj_after"]
+    soft, hard = (governed(engine, 44, 0.8 * free, 6) for engine in ("golden", "verilator"))
+    assert soft["text"] == hard["text"] and soft["governor"] == hard["governor"]
+    assert hard["cycles"] > 0 and hard["governor"]["attention"]
+    assert hard["governor"]["nj_after"] == pytest.approx(0.8 * free, rel=0.06)
