@@ -176,7 +176,7 @@ def test_not_an_accelerator():
 
     with pytest.raises(ExpertileError, match="ID is 0x00000007: no Expertile"):
         device(ID=7, VERSION=0).require(CONFIG)
-    for version in (0x01_0100, 0x02_0000, 0x03_0100):
+    for version in (0x01_0200, 0x02_0100, 0x03_0200):
         with pytest.raises(ExpertileError, match=r"register map is .*build the bitstream anew"):
             device(VERSION=version).require(CONFIG)
 

@@ -48,7 +48,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board with an ECP5 and a serial line.
+    """A board with an ECP5, and a UART or SPI to the host.
 
     name : as the command line has it
     title : as people have it
@@ -57,7 +57,7 @@ class Board:
     preset : the configuration that it is built with, unless another is named
     oscillator_mhz : the clock that comes in
     clock_mhz : the clock that the design runs at
-    baud : of its serial line
+    baud : of its UART
     pins : of every port bit of :class:`hw.boards.serial_top.SerialTop`
     """
 
@@ -81,6 +81,11 @@ class Board:
     def capacity(self) -> dict[str, int]:
         """What the device holds: lut, ff, bram, dsp."""
         return DEVICES[self.part].capacity
+
+    @property
+    def spi(self) -> bool:
+        """Its host is at the pins of an SPI, not of a UART."""
+        return any(pin.port == "spi_sck" for pin in self.pins)
 
     @property
     def leds(self) -> int:
