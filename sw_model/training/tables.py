@@ -96,8 +96,9 @@ def _distillation(r: _Records) -> list[str]:
         "",
         *_table(["", "parameters", "bits per byte", "", "code", "errors on code", ""], rows),
         "Errors of the distilled student against the native model ten times larger: "
-        f"{_percent(best, large)}. The article claims -38 %, which does not hold here. Against the same model from scratch: "
-        f"{_percent(best, error)}. The adversary takes back a part of what distillation gains in bits.",
+        f"{_percent(best, large)}. The article claims -38 %, which does not hold here. Against the same "
+        f"model from scratch: {_percent(best, error)}. The adversary takes back a part of what distillation "
+        "gains in bits.",
         "",
     ]
 
