@@ -29,9 +29,11 @@ class ActivationBuffer(wiring.Component):
     Members
     -------
     code, code_valid, write_bank : elements from a :class:`BlockQuantiser`
-    read_set, read_bank, read_block, read_blocks, split : at cycle t
-    act, shift : for each column c, lowest first, block read_block + n, at cycle t + ``LATENCY``, where n is
-        c mod 2**split, or 0 where that is not below ``read_blocks``: a block that was written
+    read_set, read_bank, read_block, read_blocks, split, read_en : at cycle t; without ``read_en`` the
+        memories rest
+    act, shift : for each column c, lowest first, block read_block + n, at cycle t + ``LATENCY`` and until the
+        next is read, where n is c mod 2**split, or 0 where that is not below ``read_blocks``: a block that
+        was written
     """
 
     LATENCY = 3
@@ -57,6 +59,7 @@ class ActivationBuffer(wiring.Component):
                 "read_block": In(self._block_bits),
                 "read_blocks": In(range(columns + 1)),
                 "split": In(SPLIT_BITS),
+                "read_en": In(1),
                 "act": Out(8 * BLOCK * columns),
                 "shift": Out(SHIFT_BITS * columns),
             }
@@ -78,7 +81,8 @@ class ActivationBuffer(wiring.Component):
         lane = Signal(BLOCK)
         read_set = Signal.like(self.read_set)
         m.d.comb += lane.eq(self.code_valid.replicate(self._give) << self.code.lane)
-        m.d.sync += read_set.eq(self.read_set)
+        with m.If(self.read_en):
+            m.d.sync += read_set.eq(self.read_set)
 
         def address(bank: Value, block: Value) -> Signal:
             a = Signal(range(max(2, depth)))
@@ -102,7 +106,7 @@ class ActivationBuffer(wiring.Component):
                 write.data.eq(self.code[name].as_value().replicate(BLOCK // self._give)),
                 write.en.eq(lane),
                 read.addr.eq(read_address),
-                read.en.eq(1),
+                read.en.eq(self.read_en),
             ]
             field, extra = _SHIFTS[name]
             m.submodules[f"{name}_shift_{column}"] = memory = Memory(
@@ -114,7 +118,7 @@ class ActivationBuffer(wiring.Component):
                 shift_write.data.eq(self.code[field]),
                 shift_write.en.eq(self.code_valid),
                 shift_read.addr.eq(read_address),
-                shift_read.en.eq(1),
+                shift_read.en.eq(self.read_en),
             ]
             blocks.append(read.data)
             shifts.append(shift_read.data + extra)
