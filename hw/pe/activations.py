@@ -29,9 +29,9 @@ class ActivationBuffer(wiring.Component):
     Members
     -------
     code, code_valid, write_bank : elements from a :class:`BlockQuantiser`
-    read_set, read_bank, read_block, split : at cycle t
-    act, shift : for each column c, lowest first, block read_block + c mod 2**split, at cycle t + ``LATENCY``;
-        beyond the last block anything
+    read_set, read_bank, read_block, split, read_en : at cycle t; without ``read_en`` the memories rest
+    act, shift : for each column c, lowest first, block read_block + c mod 2**split, at cycle t + ``LATENCY``
+        and until the next is read; beyond the last block anything
     """
 
     LATENCY = 3
@@ -56,6 +56,7 @@ class ActivationBuffer(wiring.Component):
                 "read_bank": In(1),
                 "read_block": In(self._block_bits),
                 "split": In(SPLIT_BITS),
+                "read_en": In(1),
                 "act": Out(8 * BLOCK * columns),
                 "shift": Out(SHIFT_BITS * columns),
             }
@@ -77,7 +78,8 @@ class ActivationBuffer(wiring.Component):
         lane = Signal(BLOCK)
         read_set = Signal.like(self.read_set)
         m.d.comb += lane.eq(self.code_valid.replicate(self._give) << self.code.lane)
-        m.d.sync += read_set.eq(self.read_set)
+        with m.If(self.read_en):
+            m.d.sync += read_set.eq(self.read_set)
 
         def address(bank: Value, block: Value) -> Signal:
             a = Signal(range(max(2, depth)))
@@ -100,7 +102,7 @@ class ActivationBuffer(wiring.Component):
                 write.data.eq(self.code[name].as_value().replicate(BLOCK // self._give)),
                 write.en.eq(lane),
                 read.addr.eq(read_address),
-                read.en.eq(1),
+                read.en.eq(self.read_en),
             ]
             field, extra = _SHIFTS[name]
             m.submodules[f"{name}_shift_{column}"] = memory = Memory(
@@ -112,7 +114,7 @@ class ActivationBuffer(wiring.Component):
                 shift_write.data.eq(self.code[field]),
                 shift_write.en.eq(self.code_valid),
                 shift_read.addr.eq(read_address),
-                shift_read.en.eq(1),
+                shift_read.en.eq(self.read_en),
             ]
             blocks.append(read.data)
             shifts.append(shift_read.data + extra)

@@ -41,8 +41,11 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def read_layout() -> data.StructLayout:
-    """Which block is read in an activation buffer."""
-    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS})
+    """Which block is read in an activation buffer; ``end``, ``final``: its pass ends with it, it is the last
+    of its token."""
+    return data.StructLayout(
+        {"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS, "end": 1, "final": 1}
+    )
 
 
 class BlockSequencer(wiring.Component):
@@ -54,8 +57,8 @@ class BlockSequencer(wiring.Component):
     step, step_valid : a block is read (:func:`read_layout`)
     o, o_valid : the same block's work (:func:`block_layout` without activations, which are 0 here)
     room : a block may be read
-    cycles, words, routed : with ``step_valid``: array cycles that the block will take, macro words of rows of
-        the matrix that it will meet; for a routed expert
+    cycles, words, rows, routed : with ``step_valid``: array cycles that the block will take, macro words and
+        rows of the matrix that it will meet; for a routed expert
 
     Throughput: a block a cycle, less one cycle a chunk.
     """
@@ -72,6 +75,7 @@ class BlockSequencer(wiring.Component):
                 "room": In(1),
                 "cycles": Out(range(most + 1)),
                 "words": Out(range(most * config.tiles + 1)),
+                "rows": Out(range(LookupTile.SLOTS * config.tiles + 1)),
                 "routed": Out(1),
             }
         )
@@ -125,6 +129,8 @@ class BlockSequencer(wiring.Component):
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
             self.step.act.eq(job.act + block),
             self.step.split.eq(job.split),
+            self.step.end.eq(finish),
+            self.step.final.eq(job.final),
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.word_stride.eq(stride),
@@ -136,6 +142,7 @@ class BlockSequencer(wiring.Component):
             self.o.last.eq(last_block & last_set),
             self.cycles.eq((last_slot + 1) << lanes),
             self.words.eq(rows << lanes),
+            self.rows.eq(rows),
             self.routed.eq(job.routed),
         ]
         with m.If(running):
