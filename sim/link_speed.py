@@ -11,7 +11,7 @@ from driver.accelerator import Driver
 from driver.bus import Bus
 from driver.link import Link
 from driver.link_bus import LinkBus
-from driver.pipes import SpiPipe
+from driver.spi_pipe import SpiPipe
 from hw.boards.board import Board
 from hw.boards.catalogue import BOARDS
 from sim.board import open_board, open_spi
