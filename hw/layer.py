@@ -132,6 +132,8 @@ class MoELayer(wiring.Component):
         def flag(which: Flag) -> Value:
             return (layer.FLAGS & which).any()
 
+        # The array of lookups reads the blocks of its columns one after the other.
+        columns = 1 if config.body == "lut" else config.columns
         x_blocks = config.max_hidden // BLOCK
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
@@ -145,7 +147,7 @@ class MoELayer(wiring.Component):
             user=SIDE.size,
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns, give=lanes
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=columns, give=lanes
         )
         m.submodules.array = array = self._array
         m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
@@ -162,7 +164,7 @@ class MoELayer(wiring.Component):
             ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
-            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns, give=lanes
+            blocks=h_blocks, banks=1, sets=("code8",), columns=columns, give=lanes
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)

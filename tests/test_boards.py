@@ -11,7 +11,7 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
 from hw.boards import flow, pll
 from hw.boards.board import pins
-from hw.boards.netlist import trim_carries
+from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.ulx3s import ULX3S_85F
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
@@ -152,6 +152,41 @@ def test_memories_and_multipliers_are_hard_blocks(tmp_path):
     assert cells["MULT18X18D"] >= SMALL.tiles * (lanes + scale) + combine + swiglu
     assert cells["DP16KD"] < 30
     assert not {name for name in cells if name in ("$mul", "$__soft_mul")}
+
+
+#: Sums of what fits into an adder's tables, of what does not, and of LUTs that something else reads too.
+OPERANDS = """
+module operands(input clk, input [7:0] a, b, c, input x, y, z, w, output reg [8:0] signs, far, both, odd,
+                output [7:0] also, output reg [8:0] shared, four);
+  wire [7:0] turned = a ^ {8{x}};
+  assign also = b & {8{z}};
+  always @(posedge clk) begin
+    signs <= (a ^ {8{x}}) + (b ^ {8{y}});
+    far <= a + (x ? b : c);
+    both <= (a & {8{x}}) + (b | {8{y}});
+    odd <= a - (b ^ ~{8{z}});
+    shared <= turned + also;
+    four <= a + ((b & c) ^ {8{z ^ w}});
+  end
+endmodule
+"""
+
+
+def test_operands_move_into_adders(tmp_path):
+    (tmp_path / "operands.v").write_text(OPERANDS)
+    flow.synthesise(tmp_path, ["operands.v"], "operands")
+    original = json.loads((tmp_path / "operands.json").read_text())["modules"]["operands"]
+    changed = copy.deepcopy(original)
+    gone = absorb_operands(changed)
+    left = [sum(c["type"] == "LUT4" for c in m["cells"].values()) for m in (original, changed)]
+    assert left[0] - left[1] == gone >= 8 * 4
+    prove_equal(tmp_path, original, changed)
+    trim_carries(changed)
+    prove_equal(tmp_path, original, changed)
+    cell = next(c for c in changed["cells"].values() if c["parameters"].get("INIT0") == f"{0x6996:016b}")
+    cell["parameters"]["INIT0"] = f"{0x6999:016b}"
+    with pytest.raises(RuntimeError):
+        prove_equal(tmp_path, original, changed)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from test_hw_macro_tile import STEPS, pack_bytes, pack_scale, pack_word, random_
 from hw.pe.array import PeArray
 from hw.pe.drain import Kind
 from sw_model.config import HardwareConfig
-from sw_model.formats import FP8, INT4, INT8, INT16, MXFP4, WeightFormat
+from sw_model.formats import BLOCK, FP8, INT4, INT8, INT16, MXFP4, WeightFormat
 
 #: Macro word of codes: (codes, format, number of the word in the block).
 Pack = Callable[[list[int], WeightFormat, int], int]
@@ -100,7 +100,7 @@ class Matrix:
                 entry = pack_scale(*self.scales[r][b], self.row_exp[r]) if there else 0
                 writes.append(("scale", tile, scale + at, entry))
                 for n in range(self.words):
-                    value = pack(self.codes[r][b], self.fmt, n) if there else 0
+                    value = pack(self.codes[r][b] if there else [0] * BLOCK, self.fmt, n)
                     writes.append(("word", tile, word + at * self.words + n, value))
         slots = -(-self.rows // groups)
         return writes, word + slots * shares * self.words, scale + slots * shares

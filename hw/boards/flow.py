@@ -19,7 +19,7 @@ from amaranth.back import verilog as amaranth_verilog
 
 from hw import verilog
 from hw.boards.board import Board
-from hw.boards.netlist import trim_carries
+from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.ulx3s import ULX3S_85F
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
@@ -41,6 +41,7 @@ __all__ = [
 BOARDS: dict[str, Board] = {board.name: board for board in (ULX3S_85F,)}
 
 TOP = "board_top"
+TILE = "expertile_tile"
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
@@ -149,7 +150,13 @@ def synthesise(work: Path, sources: Sequence[str], top: str, options: str = SYNT
     """
     commands = [
         *(f"read_verilog {name}" for name in sources),
-        f"synth_ecp5 -top {top} {options} -json {top}.json",
+        # Alike in many places, and with registers at their borders: synthesised once.
+        f"setattr -mod -set keep_hierarchy 1 {TILE}*",
+        f"synth_ecp5 -top {top} {options}",
+        "setattr -mod -unset keep_hierarchy *",
+        "flatten",
+        "opt_clean -purge",
+        f"write_json {top}.json",
         "tee -o stat.json stat -json",
     ]
     run_yosys(commands, work, "yosys.log")
@@ -204,6 +211,7 @@ def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> 
 def _trim(work: Path) -> None:
     path = work / f"{TOP}.json"
     netlist = json.loads(path.read_text())
+    absorb_operands(netlist["modules"][TOP])
     trim_carries(netlist["modules"][TOP])
     path.write_text(json.dumps(netlist))
 

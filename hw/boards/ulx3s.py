@@ -54,8 +54,13 @@ class Ulx3s(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.domains.sync = ClockDomain()
-        lock = Signal()
-        m.submodules.pll = pll.instance(self.clk25, OSCILLATOR_MHZ, ClockSignal(), CLOCK_MHZ, lock)
+        lock, array_clock = Signal(), Signal()
+        clocks = [(ClockSignal(), CLOCK_MHZ)]
+        second = {}
+        if self._config.array_clock > 1:
+            clocks.append((array_clock, CLOCK_MHZ * self._config.array_clock))
+            second["i_array_clk"] = array_clock
+        m.submodules.pll = pll.instance(self.clk25, OSCILLATOR_MHZ, clocks, lock)
         m.submodules.reset = ResetSynchronizer(~lock | self.button_reset)
         resetn = Signal(reset_less=True)
         bridge_reset = Signal()
@@ -77,6 +82,7 @@ class Ulx3s(wiring.Component):
             MODULE,
             i_aclk=ClockSignal(),
             i_aresetn=resetn,
+            **second,
             **{
                 f"{'i' if member.flow is Out else 'o'}_{name}": getattr(bridge, name)
                 for name, member in AXI.items()

@@ -17,8 +17,8 @@ class Beats(wiring.Component):
 
     Parameters
     ----------
-    lanes : rows that come at a time, a multiple of ``config.drain``; ``tiles / lanes`` times that are a
-        group. Behind the last row of a pass, the rest of its group is dropped.
+    lanes : rows that come at a time, a multiple of ``config.drain``; ``tiles / columns / lanes`` times that
+        are a group. Behind the last row of a pass, the rest of its group is dropped.
 
     Members
     -------
@@ -34,7 +34,7 @@ class Beats(wiring.Component):
     def __init__(self, config: HardwareConfig, lanes: int) -> None:
         self._config = config
         self._parts = lanes // config.drain
-        self._group = config.tiles // lanes
+        self._group = config.tiles // config.columns // lanes
         super().__init__(
             {
                 "info": In(stream.Signature(PassInfo)),

@@ -46,7 +46,9 @@ def read_layout() -> data.StructLayout:
 
 
 class BlockSequencer(wiring.Component):
-    """Loops chunk (up to 16 row slots, a row in every tile), byte set, block, from the outside in.
+    """Loops chunk (up to 16 row slots, a row in every group of ``columns`` tiles), byte set, block, from the
+    outside in. A row's blocks go to the tiles of its group in turn; where they do not go round, the last one
+    is given to those that remain, whose weights are padding.
 
     Members
     -------
@@ -54,8 +56,9 @@ class BlockSequencer(wiring.Component):
     step, step_valid : a block is read (:func:`read_layout`)
     o, o_valid : the same block's work (:func:`block_layout` without activations, which are 0 here)
     room : a block may be read
-    cycles, words, routed : with ``step_valid``: array cycles that the block will take, macro words of rows of
-        the matrix that it will meet; for a routed expert
+    cycles, words, routed : with ``step_valid``: array cycles that the block will take together with those of
+        the other columns, given with the first; macro words of rows of the matrix that it will meet; for a
+        routed expert
 
     Throughput: a block a cycle, less one cycle a chunk.
     """
@@ -79,10 +82,12 @@ class BlockSequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        tiles, slots = config.tiles, LookupTile.SLOTS
+        columns, slots = config.columns, LookupTile.SLOTS
+        tiles = config.tiles // columns  # that have rows of their own
         job = Signal(pass_layout(config))
         running, ready = Signal(), Signal()
         left, block, low = Signal(16), Signal(16), Signal()  # rows left; counters
+        column, last_column, padding = Signal(), Signal(init=1), Signal()
         word, chunk_word = Signal.like(job.word), Signal.like(job.word)
         scale, chunk_scale = Signal.like(job.scale), Signal.like(job.scale)
 
@@ -106,16 +111,20 @@ class BlockSequencer(wiring.Component):
                 rows.eq(Mux(left > slots * tiles, slots * tiles, left)),
             ]
 
-        stride = Signal.like(job.word)
+        stride, entries, last = Signal.like(job.word), Signal.like(job.blocks), Signal()
+        if columns > 1:
+            m.d.comb += last_column.eq(column)
         last_block, last_set, step, finish = (
             Signal(name=n) for n in ("last_block", "last_set", "issue", "end")
         )
         m.d.comb += [
-            stride.eq(job.blocks << lanes),
+            entries.eq((job.blocks + columns - 1) >> (columns - 1)),
+            stride.eq(entries << lanes),
             last_block.eq(block == job.blocks - 1),
+            last.eq(last_block & last_column),
             last_set.eq(low == job.wide),
             step.eq(running & ready & self.room),
-            finish.eq(step & last_block & last_set & ~full),
+            finish.eq(step & last & last_set & ~full),
             self.i.ready.eq(~running | finish),
         ]
         m.d.sync += [
@@ -128,27 +137,31 @@ class BlockSequencer(wiring.Component):
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.word_stride.eq(stride),
-            self.o.scale_stride.eq(job.blocks),
+            self.o.scale_stride.eq(entries),
             self.o.last_slot.eq(last_slot),
             self.o.last_cycle.eq(Mux(last_slot < LookupTile.APART - 1, LookupTile.APART - 1, last_slot)),
             self.o.last_step.eq((1 << lanes) - 1),
-            self.o.first.eq((block == 0) & ~low),
-            self.o.last.eq(last_block & last_set),
-            self.cycles.eq((last_slot + 1) << lanes),
-            self.words.eq(rows << lanes),
+            self.o.first.eq((block < columns) & ~low),
+            self.o.last.eq(last & last_set),
+            self.cycles.eq(Mux(column == 0, (last_slot + 1) << lanes, 0)),
+            self.words.eq(Mux(padding, 0, rows << lanes)),
             self.routed.eq(job.routed),
         ]
         with m.If(running):
             m.d.sync += ready.eq(1)
         with m.If(step):
-            m.d.sync += [block.eq(block + 1), word.eq(word + (1 << lanes)), scale.eq(scale + 1)]
-            with m.If(last_block):
+            m.d.sync += [column.eq(~last_column), padding.eq(last_block & ~last_column)]
+            with m.If(~last_block | last_column):
+                m.d.sync += block.eq(block + 1)
+            with m.If(last_column):
+                m.d.sync += [word.eq(word + (1 << lanes)), scale.eq(scale + 1)]
+            with m.If(last):
                 m.d.sync += [block.eq(0), word.eq(chunk_word), scale.eq(chunk_scale), low.eq(1)]
                 with m.If(last_set):  # the next chunk
                     next_word, next_scale = Signal.like(word), Signal.like(scale)
                     m.d.comb += [
                         next_word.eq(chunk_word + (stride << 4)),
-                        next_scale.eq(chunk_scale + (job.blocks << 4)),
+                        next_scale.eq(chunk_scale + (entries << 4)),
                     ]
                     m.d.sync += [
                         low.eq(0),
