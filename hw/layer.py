@@ -164,7 +164,12 @@ class MoELayer(wiring.Component):
             ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
-            blocks=h_blocks, banks=1, sets=("code8",), columns=columns, give=lanes
+            blocks=h_blocks,
+            banks=1,
+            sets=("code8",),
+            columns=columns,
+            give=lanes,
+            block_ram=config.body == "lut",
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)

@@ -34,9 +34,7 @@ def absorb_operands(module: dict[str, Any]) -> int:
     Returns the number of LUTs that are gone.
     """
     cells = module["cells"]
-    luts = {
-        cell["connections"]["Z"][0]: name for name, cell in cells.items() if cell["type"] == "LUT4"
-    }
+    luts = {cell["connections"]["Z"][0]: name for name, cell in cells.items() if cell["type"] == "LUT4"}
     loads: Counter[Any] = Counter()
     for port in module["ports"].values():
         loads.update(port["bits"])
@@ -101,7 +99,8 @@ def _function(
 
 
 def _adder(
-    a: tuple[tuple[Any, ...], dict[tuple[int, ...], int]], b: tuple[tuple[Any, ...], dict[tuple[int, ...], int]]
+    a: tuple[tuple[Any, ...], dict[tuple[int, ...], int]],
+    b: tuple[tuple[Any, ...], dict[tuple[int, ...], int]],
 ) -> tuple[int, tuple[Any, ...]] | None:
     """Table and inputs of a half that adds the functions ``a`` and ``b``, if there is one."""
     wires = tuple(dict.fromkeys((*a[0], *b[0])))

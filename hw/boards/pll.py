@@ -58,7 +58,9 @@ def _divides(mhz: float, clock: float) -> bool:
     return 1 <= divider <= LARGEST and abs(mhz / divider - clock) < _EXACT
 
 
-def instance(clock: Signal, oscillator_mhz: float, outputs: Sequence[tuple[Value, float]], lock: Signal) -> Instance:
+def instance(
+    clock: Signal, oscillator_mhz: float, outputs: Sequence[tuple[Value, float]], lock: Signal
+) -> Instance:
     """The primitive, with feedback from its first output, no phase shift, and nothing dynamic.
 
     Parameters

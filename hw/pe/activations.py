@@ -1,6 +1,9 @@
 """Activation buffer: quantised blocks, written some elements at a time, read a whole block at a time."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -25,6 +28,7 @@ class ActivationBuffer(wiring.Component):
     sets : names of the byte sets kept of every element, of "code8", "high", "low"
     columns : blocks read at a time; each column of the array has a copy of the memories
     give : elements that come at a time
+    block_ram : the blocks go to block RAM however few they are (where Yosys finds the memories' place)
 
     Members
     -------
@@ -37,7 +41,14 @@ class ActivationBuffer(wiring.Component):
     LATENCY = 3
 
     def __init__(
-        self, *, blocks: int, banks: int, sets: tuple[str, ...], columns: int = 1, give: int = 1
+        self,
+        *,
+        blocks: int,
+        banks: int,
+        sets: tuple[str, ...],
+        columns: int = 1,
+        give: int = 1,
+        block_ram: bool = False,
     ) -> None:
         if not sets or set(sets) - set(_SHIFTS):
             raise ValueError(f"sets must name some of {', '.join(_SHIFTS)}, not {sets}")
@@ -46,6 +57,7 @@ class ActivationBuffer(wiring.Component):
         self._sets = sets
         self._columns = columns
         self._give = give
+        self._attrs = {"no_rw_check": 1, **({"ram_style": "block"} if block_ram else {})}
         self._block_bits = max(1, (blocks - 1).bit_length())
         super().__init__(
             {
@@ -92,7 +104,7 @@ class ActivationBuffer(wiring.Component):
         blocks, shifts = [], []
         for name in self._sets:
             m.submodules[f"{name}_{column}"] = memory = Memory(
-                shape=8 * BLOCK, depth=max(2, depth), init=[], attrs={"no_rw_check": 1}
+                shape=8 * BLOCK, depth=max(2, depth), init=[], attrs=self._attrs
             )
             write, read = memory.write_port(granularity=8), memory.read_port()
             m.d.comb += [
@@ -114,11 +126,14 @@ class ActivationBuffer(wiring.Component):
                 shift_read.addr.eq(read_address),
                 shift_read.en.eq(1),
             ]
-            blocks.append(read.data)
-            shifts.append(shift_read.data + extra)
-        last = len(blocks) - 1
-        select = Mux(read_set > last, last, read_set)
-        act = Signal(8 * BLOCK, name=f"act_{column}", reset_less=True)
-        shift = Signal(SHIFT_BITS, name=f"shift_{column}", reset_less=True)
-        m.d.sync += [act.eq(Array(blocks)[select]), shift.eq(Array(shifts)[select])]
+            # Those of the other sets are reset to 0, which takes no logic, and an OR takes less than a choice.
+            mine = read_set == len(blocks)
+            block = Signal(8 * BLOCK, name=f"{name}_block_{column}", reset_less=True)
+            shift = Signal(SHIFT_BITS, name=f"{name}_shift_{column}", reset_less=True)
+            m.d.sync += [block.eq(Mux(mine, read.data, 0)), shift.eq(Mux(mine, shift_read.data + extra, 0))]
+            blocks.append(block)
+            shifts.append(shift)
+        act = Signal(8 * BLOCK, name=f"act_{column}")
+        shift = Signal(SHIFT_BITS, name=f"shift_{column}")
+        m.d.comb += [act.eq(reduce(or_, blocks)), shift.eq(reduce(or_, shifts))]
         return act, shift

@@ -12,12 +12,7 @@ from hw.sharing import shared
 from sw_model.config import HardwareConfig
 from sw_model.formats import NIBBLE, SHIFT_BITS
 
-__all__ = ["Engine", "lanes"]
-
-
-def lanes(config: HardwareConfig) -> int:
-    """Rows that leave the engine at a time: as many as chains that the tiles make, of equal length."""
-    return next(n for n in (4, 2, 1) if config.tiles // config.columns % n == 0)
+__all__ = ["Engine"]
 
 
 class Engine(wiring.Component):
@@ -25,13 +20,13 @@ class Engine(wiring.Component):
     of the chunk takes a cycle in every tile, one cycle later from tile to tile.
 
     The next block's tables are written, into the other bank, while a block is used. The chunk's last step
-    starts when there is room for its rows among the finished ones. These leave on chains of tiles; tile
-    ``k * lanes + j`` is number k of chain j.
+    starts when there is room for its rows among the finished ones. These leave on ``drain`` chains of tiles;
+    tile ``k * drain + j`` is number k of chain j.
 
     Members
     -------
     i : stream of blocks (:func:`~hw.pe.blocks.block_layout`)
-    o, o_valid : ``lanes`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first;
+    o, o_valid : ``drain`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first;
         to be taken at once
     level : beats that wait behind ``o``; there is room for ``DEPTH``
     load_* : weight loading, in the domain "load"
@@ -55,7 +50,7 @@ class Engine(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(block_layout(config))),
-                "o": Out(data.ArrayLayout(result_layout(config), lanes(config))),
+                "o": Out(data.ArrayLayout(result_layout(config), config.drain)),
                 "o_valid": Out(1),
                 "level": In(range(self.DEPTH + 1)),
                 "load_tile": In(max(1, (config.tiles - 1).bit_length())),
@@ -206,7 +201,7 @@ class Engine(wiring.Component):
     def _tiles(self, m: Module, control: Signal, platform: object) -> tuple[Signal, list]:
         """The tiles in a row, and in chains for their rows; gives the chains' ends."""
         config = self._config
-        n, columns = lanes(config), config.columns
+        n, columns = config.drain, config.columns
         length = config.tiles // columns // n
         fetch = Signal(FETCH)
         way: Value = Value.cast(fetch)
@@ -221,7 +216,9 @@ class Engine(wiring.Component):
                 t = k * n + j
                 mine = slice(columns * t, columns * (t + 1))
                 before = tile
-                tile = LookupTile(config, self._words and self._words[mine], self._scales and self._scales[mine])
+                tile = LookupTile(
+                    config, self._words and self._words[mine], self._scales and self._scales[mine]
+                )
                 # Tiles are alike but for the weights that they may wake up with.
                 baked = self._words is not None
                 module = tile if baked else shared(tile, "expertile_tile", platform, ("load",))
@@ -251,7 +248,7 @@ class Engine(wiring.Component):
         """Which finished row leaves when; whether the next block may start."""
         config, slots = self._config, LookupTile.SLOTS
         tiles = config.tiles // config.columns
-        length = tiles // lanes(config)
+        length = tiles // config.drain
         kept, stored = Signal(range(slots + 1)), Signal(range(slots + 1))  # places in use; with whole groups
         issue, last_hop, freed, fits = Signal(), Signal(), Signal(), Signal()
         hops, slot = Signal(FETCH["hops"].shape), Signal(4)

@@ -9,7 +9,7 @@ from hw.pe.activations import ActivationBuffer
 from hw.pe.beats import Beats
 from hw.pe.blocks import BlockSequencer, block_layout, read_layout
 from hw.pe.drain import PassInfo, rows_layout
-from hw.pe.engine import Engine, lanes
+from hw.pe.engine import Engine
 from hw.pe.sequencer import pass_layout
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK, SHIFT_BITS
@@ -74,7 +74,7 @@ class LookupArray(wiring.Component):
         domain = ARRAY_DOMAIN if own else "sync"
         m.submodules.engine = DomainRenamer({"sync": domain, "load": "sync"})(engine)
         m.submodules.sequencer = sequencer = self._sequencer
-        m.submodules.beats = beats = Beats(config, lanes(config))
+        m.submodules.beats = beats = Beats(config)
 
         def crossing(layout: data.Layout, depth: int, to: str, of: str) -> SyncFIFO | AsyncFIFO:
             if own:
