@@ -10,7 +10,7 @@ TOKENS ?= 48
 CONFIG ?=
 PYTEST ?=
 
-.PHONY: help setup demo test test-all verilog registers fpga bench model lint clean
+.PHONY: help setup demo test test-all verilog registers fpga boards bench model lint clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -41,6 +41,9 @@ registers: $(READY)  ## docs/registers.md, after a change of hw/host/registers.p
 
 fpga: $(READY)   ## bitstream and report for the ULX3S-85F
 	@$(BIN)/expertile fpga --board ulx3s_85f $(if $(CONFIG),--config $(CONFIG)) -o build/fpga
+
+boards: $(READY)  ## docs/boards.md, after a build that was recorded
+	@$(BIN)/expertile boards --markdown docs/boards.md
 
 bench: $(READY)   ## speed of the shipped model's layers (PRESET=base): build/bench.json and .md
 	@$(BIN)/expertile bench $(if $(or $(PRESET),$(CONFIG)),--config $(or $(PRESET),$(CONFIG))) -o build

@@ -37,7 +37,7 @@ def main() -> None:
         layer, seen, held = model.moe_layer(n), x[::2], x[1::2]
         exact = reference.run(layer, held).y
         matters = importance_of(layer, seen)
-        for fmt in EXPERT_FORMATS:
+        for fmt in (*EXPERT_FORMATS, quantised.HIGH_NIBBLE):
             with mock.patch.object(quantised, "search_scales", return_value=None):
                 plain = quantised.quantise(layer, fmt, config)
             searched = quantised.quantise(layer, fmt, config)

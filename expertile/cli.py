@@ -7,6 +7,7 @@ import typer
 
 from expertile.commands import (
     bench,
+    boards,
     calibrate,
     demo,
     energy,
@@ -43,6 +44,7 @@ app.command("energy")(energy.command)
 app.command("figures")(figures.command)
 app.command("verilog")(verilog.command)
 app.command("fpga")(fpga.command)
+app.command("boards")(boards.command)
 app.command("serve")(serve.command)
 app.command("demo")(demo.command)
 app.command("bench")(bench.command)

@@ -43,6 +43,7 @@ class FormatName(StrEnum):
     """How expert weights are stored."""
 
     int8 = "int8"
+    int8_high = "int8-high"
     int4 = "int4"
     fp8 = "fp8"
     mxfp4 = "mxfp4"
@@ -66,8 +67,8 @@ Engine = Annotated[
 Format = Annotated[
     FormatName,
     typer.Option(
-        help="Format of the expert weights; native: the checkpoint's own; auto (layer only): a format a "
-        "matrix, by measurement under --bits or --sqnr."
+        help="Format of the expert weights; int8-high: int8, of which the high nibble is read; native: the "
+        "checkpoint's own; auto (layer only): a format a matrix, by measurement under --bits or --sqnr."
     ),
 ]
 Gate = Annotated[Path | None, typer.Option(help="Three-level gate, as `expertile calibrate` writes it.")]

@@ -216,6 +216,7 @@ class MoELayer(wiring.Component):
         m.d.comb += [
             scheduler.layer.eq(layer),
             scheduler.enable.eq(self.enable),
+            scheduler.high.eq(flag(Flag.HIGH_NIBBLE)),
             x_buffer.read_set.eq(array.step.set),
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),

@@ -22,7 +22,7 @@ from sw_model.formats import BLOCK, EXPERT_FORMATS
 from sw_model.gate import Q_MIN
 from sw_model.gate_file import GateFile
 from sw_model.moe import Expert, MoELayer, RouterRule
-from sw_model.quantised import quantise
+from sw_model.quantised import HIGH_NIBBLE, quantise
 
 __all__ = ["heldout_inputs", "heldout_texts", "run", "run_gate"]
 
@@ -123,7 +123,7 @@ def run(preset: str, tokens: int = 64, checkpoint: Path = ROOT / "models" / "bas
     config = load_config(preset)
     name, work = _work(config, tokens, checkpoint)
     rows = []
-    for fmt in EXPERT_FORMATS:
+    for fmt in (*EXPERT_FORMATS, HIGH_NIBBLE):
         if misfit(work[0][0], fmt, config) is not None:  # a small preset may hold the layer at INT4 only
             continue
         stream, single = _Sums(), _Sums()

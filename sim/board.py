@@ -33,6 +33,14 @@ def open_board(
     """
     fastest = round(board.clock_mhz * 1e6 / LEAST_DIVISOR)
     target = replace(board, baud=min(baud or fastest, fastest))
-    library = build_serial("\n".join([generated(config), top_verilog(target, config), _PINS.read_text()]))
+    inverted = sum(board.inverted(f"led[{i}]") << i for i in range(board.leds))
+    pins = {
+        "LAMPS": board.leds,
+        "INVERTED": f"{board.leds}'d{inverted}",
+        "RELEASED": f"1'b{board.inverted('button_reset'):d}",
+    }
+    defines = [f"`define {name} {value}" for name, value in pins.items()]
+    parts = [generated(config), top_verilog(target, config), *defines, _PINS.read_text()]
+    library = build_serial("\n".join(parts))
     divisor = round(board.clock_mhz * 1e6 / target.baud)
     return SerialLine(library, divisor=divisor, clock_mhz=board.clock_mhz, noise=noise, seed=seed)

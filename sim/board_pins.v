@@ -1,13 +1,16 @@
 // The board top for a host at its serial line, and a model of the PLL: every output runs at the speed of its
-// input, since only the core's clock matters to the line.
+// input, since only the core's clock matters to the line. INVERTED: lamps that are active low; RELEASED: the
+// level of the button at rest.
 
 module serial_top (
     input clk,
     input uart_rx,
     output uart_tx,
-    output [7:0] led
+    output [`LAMPS - 1:0] led
 );
-  board_top board (.clk25(clk), .button_reset(1'b0), .uart_rx(uart_rx), .uart_tx(uart_tx), .led(led));
+  wire [`LAMPS - 1:0] pins;
+  board_top board (.clk(clk), .button_reset(`RELEASED), .uart_rx(uart_rx), .uart_tx(uart_tx), .led(pins));
+  assign led = pins ^ `INVERTED;
 endmodule
 
 module EHXPLLL (

@@ -61,6 +61,7 @@ class Flag(IntFlag):
     CLAMPED = 128
     GATE = 256
     DENSITY_ROW = 512
+    HIGH_NIBBLE = 1024
 
 
 def _shares(a: np.ndarray, tiles: int, split: int) -> np.ndarray:
@@ -255,6 +256,7 @@ def _registers(layer: QuantisedLayer, router_split: int) -> dict[str, int]:
         Flag.CLAMPED: layer.activation is Activation.CLAMPED,
         Flag.GATE: layer.gate is not None,
         Flag.DENSITY_ROW: layer.gate is not None and layer.gate.density_row is not None,
+        Flag.HIGH_NIBBLE: layer.high_nibble,
     }
     values = (
         layer.hidden,

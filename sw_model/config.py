@@ -231,8 +231,9 @@ class HardwareConfig:
 
     @property
     def shift_max(self) -> int:
-        """Largest shift of a scaled block sum onto the row's LSB."""
-        return max(self.weight_spread + self.activation_spread, 2 * self.router_spread + ACT16_LOW_BITS)
+        """Largest shift of a scaled block sum, of high nibbles alone too, onto the row's LSB."""
+        expert = self.weight_spread + self.activation_spread + NIBBLE - 1
+        return max(expert, 2 * self.router_spread + ACT16_LOW_BITS)
 
     @property
     def nibble_shift_max(self) -> int:

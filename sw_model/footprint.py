@@ -9,7 +9,7 @@ from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import BLOCK, EXPERT_FORMATS, ROUTER_FORMAT, SCALE_BITS, WeightFormat
 from sw_model.moe import MoELayer
-from sw_model.quantised import ExpertFormats, check_fits, check_formats, formats_of
+from sw_model.quantised import HIGH_NIBBLE, ExpertFormats, check_fits, check_formats, formats_of
 from sw_model.topology import choose_split, entries
 
 __all__ = ["Footprint", "footprint", "misfit"]
@@ -67,7 +67,8 @@ def misfit(layer: MoELayer, fmt: str | Sequence[ExpertFormats], config: Hardware
     """Why ``config`` cannot hold ``layer`` in format ``fmt``; None if it can."""
     try:
         check_fits(layer, config)
-        check_formats(formats_of(layer, fmt) if isinstance(fmt, str) else fmt, config)
+        formats = formats_of(layer, fmt) if isinstance(fmt, str) else fmt
+        check_formats(formats, config, high=fmt == HIGH_NIBBLE)
     except ExpertileError as error:
         return str(error)
     needs = footprint(layer, fmt, config.tiles, config.columns, config.split)

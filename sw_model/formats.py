@@ -17,7 +17,7 @@ Source: OCP Microscaling Formats (MX) Specification 1.0; bfloat16 scales: ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -161,6 +161,17 @@ class QuantisedMatrix:
     @property
     def blocks(self) -> int:
         return self.codes.shape[1]
+
+    def high(self) -> QuantisedMatrix:
+        """As it counts where of INT8 only high nibbles are read; other formats are read whole.
+
+        A high nibble n stands for the middle of the magnitudes that have it, 16 n + 8, and 0 for 0.
+        """
+        if self.fmt is not INT8:
+            return self
+        nibble = np.abs(self.codes) >> NIBBLE
+        middle = (nibble << NIBBLE) + (1 << (NIBBLE - 1))
+        return replace(self, codes=np.where(nibble > 0, np.sign(self.codes) * middle, 0).astype(np.int32))
 
     def to_float(self) -> np.ndarray:
         """Decoded weights, float64 [rows, columns]."""

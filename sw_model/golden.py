@@ -288,6 +288,9 @@ def run(
     )
     kept = decisions.kept if decisions is not None else np.ones(routing.experts.shape, dtype=bool)
 
+    def read(m: QuantisedMatrix) -> QuantisedMatrix:
+        return m.high() if layer.high_nibble else m
+
     # One entry a slot: (expert, its tokens, their weights).
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
     if layer.shared is not None:
@@ -304,7 +307,7 @@ def run(
     h_top = np.full(tokens, TOP_MIN, dtype=np.int64)
     for expert, chosen, _ in slots:
         xe = _select(x8, chosen, expert.gate_up.blocks)
-        gu = normalise(gemv(expert.gate_up, xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
+        gu = normalise(gemv(read(expert.gate_up), xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
         h = activate(
             _part(gu, slice(0, None, 2)), _part(gu, slice(1, None, 2)), layer.activation, layer.limit
         )
@@ -319,7 +322,7 @@ def run(
     total = Combine(tokens, layer.hidden)
     for (expert, chosen, weight), h in zip(slots, hs, strict=True):
         h8 = quantise_act8(h, h_top[chosen], spread=config.activation_spread)
-        acc = gemv(expert.down, h8, ACT8_MAX)
+        acc = gemv(read(expert.down), h8, ACT8_MAX)
         total.add(chosen, acc, weight, expert.down.row_exp - layer.down_base)
     if layer.fallback is not None and len(alone):
         h8 = quantise_act8(bias_blocks(len(alone)), h_top[alone], spread=config.activation_spread)

@@ -26,6 +26,8 @@ from sw_model.scale_search import Importance, search_scales
 
 #: Take the codes of a checkpoint that is quantised already.
 NATIVE = "native"
+#: INT8 of which the macros read the high nibble of each magnitude alone.
+HIGH_NIBBLE = "int8-high"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,10 @@ class QuantisedLayer:
     ``router`` has the E expert rows (scaled by log2(e) under softmax scoring, which works in the log2 domain)
     and behind them, as far as the layer has them, the rows of the base expert's gate, of the density and of
     the domains. ``fallback`` is the gate's constant answer, as a matrix of a bias block alone. ``down_base``
-    is the least row exponent of
-    all down projections: the combine's LSB. ``requantised`` counts blocks of a coded checkpoint whose codes
-    could not be kept, ``scale_error`` is the largest relative rounding of its scales.
+    is the least row exponent of all down projections: the combine's LSB. ``high_nibble``: of experts' INT8
+    weights the high nibble alone is read, in half the passes (:meth:`QuantisedMatrix.high`). ``requantised``
+    counts blocks of a coded checkpoint whose codes could not be kept, ``scale_error`` is the largest relative
+    rounding of its scales.
     """
 
     hidden: int
@@ -78,6 +81,7 @@ class QuantisedLayer:
     gate: Gate | None
     fallback: QuantisedMatrix | None
     down_base: int
+    high_nibble: bool = False
     requantised: int = 0
     scale_error: float = 0.0
 
@@ -227,7 +231,7 @@ class _Quantiser:
 
 
 def formats_of(layer: MoELayer, fmt: str) -> tuple[ExpertFormats, ...]:
-    """The same format for every matrix, or each checkpoint's own (``native``).
+    """The same format for every matrix, or each checkpoint's own (``native``); ``int8-high`` is int8.
 
     Raises :class:`ExpertileError` for an unknown format, or ``native`` on weights that are not quantised.
     """
@@ -241,13 +245,24 @@ def formats_of(layer: MoELayer, fmt: str) -> tuple[ExpertFormats, ...]:
             )
             for e in layer.everyone
         )
+    if fmt == HIGH_NIBBLE:
+        fmt = INT8.name
     if fmt not in EXPERT_FORMATS:
-        raise ExpertileError(f"format {fmt!r}: unknown; choose one of {', '.join(EXPERT_FORMATS)}, {NATIVE}")
+        known = ", ".join((*EXPERT_FORMATS, HIGH_NIBBLE, NATIVE))
+        raise ExpertileError(f"format {fmt!r}: unknown; choose one of {known}")
     return (ExpertFormats(gate_up=fmt, down=fmt),) * len(layer.everyone)
 
 
-def check_formats(formats: Sequence[ExpertFormats], config: HardwareConfig) -> None:
-    """Raise :class:`ExpertileError` naming the first format that the macros of ``config`` do not multiply."""
+def check_formats(formats: Sequence[ExpertFormats], config: HardwareConfig, high: bool = False) -> None:
+    """Raise :class:`ExpertileError` naming the first format that the macros of ``config`` do not multiply.
+
+    ``high`` : the high nibbles of INT8 are to be read alone.
+    """
+    if high and config.body == "lut":
+        raise ExpertileError(
+            f"config {config.name!r}: macros of body 'lut' read whole weights; use int8 or int4, or a "
+            "configuration with another body"
+        )
     known = [fmt.name for fmt in config.formats]
     for f in formats:
         for name in (f.gate_up, f.down):
@@ -269,8 +284,8 @@ def quantise(
 
     Parameters
     ----------
-    fmt : a format for all ("int8", "int4", "fp8", "mxfp4"), "native", or the formats of every expert (the
-        shared one last)
+    fmt : a format for all ("int8", "int8-high", "int4", "fp8", "mxfp4"), "native", or the formats of every
+        expert (the shared one last)
     gate : the three-level gate; None: the checkpoint's own routing
     importance : for every expert, how much its columns matter (from calibration); None: all the same
 
@@ -283,7 +298,7 @@ def quantise(
     formats = formats_of(layer, fmt) if isinstance(fmt, str) else tuple(fmt)
     if len(formats) != len(layer.everyone):
         raise ExpertileError(f"{len(formats)} formats for {len(layer.everyone)} experts")
-    check_formats(formats, config)
+    check_formats(formats, config, high=fmt == HIGH_NIBBLE)
     matters = importance or (Importance(),) * len(formats)
 
     factor = math.log2(math.e) if layer.rule.scoring == "softmax" else 1.0
@@ -330,6 +345,7 @@ def quantise(
         gate=gate,
         fallback=fallback,
         down_base=int(min(d.row_exp.min() for d in (downs if fallback is None else [*downs, fallback]))),
+        high_nibble=fmt == HIGH_NIBBLE,
         requantised=work.requantised,
         scale_error=work.scale_error,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from test_formats import log2_floor, power, rounded
 
 from sw_model.config import HardwareConfig
-from sw_model.formats import BLOCK, QuantisedMatrix
+from sw_model.formats import BLOCK, INT8, QuantisedMatrix
 from sw_model.gate import Gate, SideBand
 from sw_model.moe import Activation
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
@@ -208,12 +208,17 @@ def run(
     decoded: dict[int, list[tuple[list[int], int]]] = {}
     here = (lambda e: True) if resident is None else (lambda e: bool(resident[e]))
 
+    def read(code: int, m: QuantisedMatrix) -> int:
+        if not layer.high_nibble or m.fmt is not INT8 or m is layer.fallback:
+            return code
+        return 0 if abs(code) < 16 else (abs(code) // 16 * 16 + 8) * (1 if code > 0 else -1)
+
     def product(m: QuantisedMatrix, v: Vector) -> Vector:
         if id(m) not in decoded:
             decoded[id(m)] = [
                 _whole(
                     [
-                        int(code) * int(m.mant[r, b]) * power(int(m.shift[r, b] + m.row_exp[r]))
+                        read(int(code), m) * int(m.mant[r, b]) * power(int(m.shift[r, b] + m.row_exp[r]))
                         for b in range(m.blocks)
                         for code in m.codes[r, b]
                     ]

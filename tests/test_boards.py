@@ -11,8 +11,9 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
 from hw.boards import flow, pll
 from hw.boards.board import pins
+from hw.boards.catalogue import BOARDS
 from hw.boards.netlist import absorb_operands, trim_carries
-from hw.boards.ulx3s import ULX3S_85F
+from hw.boards.serial_top import SerialTop
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
 
@@ -48,38 +49,57 @@ def test_unknown_board(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_pin_is_constrained():
-    top = ULX3S_85F.top(SMALL, ULX3S_85F.baud)
+@pytest.mark.parametrize("board", BOARDS.values(), ids=list(BOARDS))
+def test_every_pin_is_constrained(board):
+    top = SerialTop(SMALL, board)
     ports = set()
     for name, member in top.signature.members.items():
         ports |= {name} if member.shape == 1 else {f"{name}[{i}]" for i in range(member.shape)}
-    assert ports == {pin.port for pin in ULX3S_85F.pins}
-    assert len({pin.site for pin in ULX3S_85F.pins}) == len(ports)
-    text = ULX3S_85F.lpf()
+    assert ports == {pin.port for pin in board.pins}
+    assert len({pin.site for pin in board.pins}) == len(ports)
+    assert all(dict(pin.attributes)["IO_TYPE"] for pin in board.pins)
+    assert f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;' in board.lpf()
+    pll.dividers(board.oscillator_mhz, board.clock_mhz)
+    rate = board.clock_mhz * 1e6 / round(board.clock_mhz * 1e6 / board.baud)
+    assert abs(rate / board.baud - 1) < 0.02
+
+
+def test_pins_are_those_of_the_boards():
+    text = BOARDS["ulx3s_85f"].lpf()
     for line in (
-        'FREQUENCY PORT "clk25" 25 MHZ;',
-        'LOCATE COMP "clk25" SITE "G2";',
+        'FREQUENCY PORT "clk" 25 MHZ;',
+        'LOCATE COMP "clk" SITE "G2";',
         'LOCATE COMP "led[7]" SITE "H3";',
         'IOBUF PORT "uart_rx" IO_TYPE=LVCMOS33;',
     ):
         assert line in text
+    crab = {pin.port: pin for pin in BOARDS["orangecrab_85f"].pins}
+    assert (crab["uart_rx"].site, crab["uart_tx"].site) == ("N17", "M18")  # through the header's names
+    assert crab["button_reset"].inverted and crab["led[0]"].inverted and not crab["uart_tx"].inverted
+    assert not any(pin.inverted for pin in BOARDS["ulx3s_85f"].pins)
 
 
 def test_unknown_pin():
     with pytest.raises(KeyError, match="cts"):
-        pins(ULX3S_85F_Platform.resources, {"x": ("uart", 0, "cts")})
+        pins(ULX3S_85F_Platform, {"x": ("uart", 0, "cts")})
 
 
-@pytest.mark.parametrize("clock", [25, 37.5, 50, 62.5, 75, 100, 125])
-def test_pll(clock):
-    d = pll.dividers(25, clock)
-    assert 25 * d.feedback / d.input == clock
-    assert pll.VCO[0] <= clock * d.output <= pll.VCO[1]
+@pytest.mark.parametrize(
+    "clocks", [(25,), (37.5,), (50,), (62.5,), (75,), (100,), (125,), (37.5, 75), (37.5, 150), (25, 125, 62.5)]
+)
+def test_pll(clocks):
+    d = pll.dividers(25, *clocks)
+    assert 25 * d.feedback / d.input == clocks[0]
+    inside = clocks[0] * d.output[0]
+    assert pll.VCO[0] <= inside <= pll.VCO[1]
+    assert [inside / divider for divider in d.output] == list(clocks)
 
 
 def test_pll_out_of_reach():
     with pytest.raises(ValueError, match=r"33\.123 MHz"):
         pll.dividers(25, 33.123)
+    with pytest.raises(ValueError, match=r"37\.5 MHz and 70 MHz"):
+        pll.dividers(25, 37.5, 70)
 
 
 def prove_equal(work: Path, original: dict, changed: dict) -> None:
@@ -123,7 +143,7 @@ def test_carry_chains_keep_their_function(tmp_path):
 
 def test_memories_and_multipliers_are_hard_blocks(tmp_path):
     """No silent fall-back: what should be block RAM is, nothing emulates its ports, products are DSPs."""
-    flow.write_verilog(flow.BOARDS["ulx3s_85f"], SMALL, None, tmp_path)
+    flow.write_verilog(BOARDS["ulx3s_85f"], SMALL, None, tmp_path)
     commands = [
         f"read_verilog {' '.join(flow.SOURCES)}",
         f"synth_ecp5 -top {flow.TOP} -run begin:map_gates",

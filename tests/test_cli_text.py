@@ -8,6 +8,7 @@ from test_cli import fake, refused, run  # noqa: F401 (fake is a fixture)
 
 from expertile.options import ROOT
 from hw.host.register_files import c_header, svd
+from hw.ip_xact import component
 from sw_model import reference
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import compile
@@ -134,10 +135,13 @@ def test_verilog_refuses(tmp_path, capsys):
     refused(capsys, tmp_path, run("verilog", "-o", tmp_path / "no" / "a.v"), "no folder")
     for taken in ("json", "h", "svd"):
         refused(capsys, tmp_path, run("verilog", "-o", tmp_path / f"a.{taken}"), "another ending")
+    refused(
+        capsys, tmp_path, run("verilog", "--ip-xact", "-o", tmp_path / "component.xml"), "another, as x.v"
+    )
 
 
 def test_verilog(tmp_path):
-    assert run("verilog", "--config", "tiny", "-o", tmp_path / "a.v") == 0
+    assert run("verilog", "--config", "tiny", "--ip-xact", "-o", tmp_path / "a.v") == 0
     text = (tmp_path / "a.v").read_text()
     assert "module expertile_top(" in text and str(ROOT) not in text
     description = json.loads((tmp_path / "a.json").read_text())
@@ -146,6 +150,7 @@ def test_verilog(tmp_path):
     assert all(f" {port['name']};" in text for port in description["ports"])
     assert (tmp_path / "a.h").read_text() == c_header()
     assert (tmp_path / "a.svd").read_text() == svd()
+    assert (tmp_path / "component.xml").read_text() == component(load_config("tiny"), "a.v")
 
 
 def test_energy(tiny_checkpoint, tmp_path, capsys):

@@ -162,6 +162,9 @@ def test_image_holds_the_layer(case: str, tiles: int, columns: int, fmt: str) ->
         | plain.experts[0].biased << 6
         | (plain.activation is Activation.CLAMPED) << 7
     )
+    high = compiler.compile(replace(layer, high_nibble=True), cfg)
+    assert high.registers == {**r, "FLAGS": r["FLAGS"] | 1 << 10}
+    assert np.array_equal(high.words, image.words)
     assert r["ROUTER_SCALE"] == round(rule.scale * 1024)
     assert np.array(r["LIMIT"], np.uint32).view(np.float32) == np.float32(plain.limit)
     assert not any(v for n, v in r.items() if n.startswith(("GATE", "DOMAIN")))
@@ -329,6 +332,8 @@ def test_quantise_refuses_formats() -> None:
         quantise(layer, "int16", config(2))
     with pytest.raises(ExpertileError, match="'native': the checkpoint is not quantised"):
         quantise(layer, "native", config(2))
+    with pytest.raises(ExpertileError, match="body 'lut' read whole weights; use int8 or int4"):
+        quantise(layer, "int8-high", config(2, body="lut"))
 
 
 @pytest.mark.parametrize("fmt", EXPERT_FORMATS)

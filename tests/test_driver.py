@@ -12,7 +12,7 @@ from driver.accelerator import Driver
 from driver.link import Link
 from driver.link_bus import LinkBus
 from driver.pipes import PortPipe
-from hw.boards.flow import BOARDS
+from hw.boards.catalogue import BOARDS
 from hw.host.frames import Frame, Kind
 from sim.board import open_board
 from sim.build import build_verilator, generated

@@ -13,7 +13,9 @@ from sw_model.formats import EXPERT_FORMATS
 from sw_model.quantised import QuantisedLayer, quantise
 
 CONFIG = load_config("tiny")
-NIBBLES = {"int4": (1, 1), "mxfp4": (1, 1), "int8": (2, 2), "fp8": (2, 5), "int16": (4, 4)}  # words, products
+NIBBLES = {  # words, products
+    "int4": (1, 1), "mxfp4": (1, 1), "int8": (2, 2), "int8-high": (1, 1), "fp8": (2, 5), "int16": (4, 4),
+}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     **RULES,
     "ragged": {"hidden": 33, "width": 35, "shared": 37, "experts": 5},
@@ -43,6 +45,9 @@ def walk(layer: QuantisedLayer, chosen: list[int]) -> dict[str, int]:
     def filled(elements: int, biased: bool) -> int:
         return (elements + 31) // 32 + biased
 
+    def read(fmt: str) -> str:
+        return "int8-high" if fmt == "int8" and layer.high_nibble else fmt
+
     seen["tokens"] += 1
     seen["act_writes"] += 3 * filled(layer.hidden, layer.router_biased or layer.expert_biased)
     for _ in layer.router.row_exp:
@@ -55,10 +60,10 @@ def walk(layer: QuantisedLayer, chosen: list[int]) -> dict[str, int]:
         for _ in range(expert.intermediate):
             seen["activations"] += 1
             for _ in ("gate", "up"):
-                row(expert.gate_up.fmt.name, filled(layer.hidden, layer.expert_biased), 1, routed)
+                row(read(expert.gate_up.fmt.name), filled(layer.hidden, layer.expert_biased), 1, routed)
         for _ in range(layer.hidden):
             seen["combine_rows"] += 1
-            row(expert.down.fmt.name, filled(expert.intermediate, layer.expert_biased), 1, routed)
+            row(read(expert.down.fmt.name), filled(expert.intermediate, layer.expert_biased), 1, routed)
     if not run and layer.fallback is not None:
         seen["act_writes"] += 1
         for _ in range(layer.hidden):
@@ -67,7 +72,7 @@ def walk(layer: QuantisedLayer, chosen: list[int]) -> dict[str, int]:
     return seen
 
 
-@pytest.mark.parametrize("fmt", ["int4", "int8", "fp8", "mxfp4"])
+@pytest.mark.parametrize("fmt", ["int4", "int8", "int8-high", "fp8", "mxfp4"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_counts_are_those_of_a_walk(name: str, fmt: str) -> None:
     rng = np.random.default_rng(len(name))

@@ -224,7 +224,8 @@ def test_powers_of_two(low: int, high: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fmt", "words", "passes"), [("int8", 2, 2), ("int4", 1, 1), ("fp8", 2, 5), ("mxfp4", 1, 1)]
+    ("fmt", "words", "passes"),
+    [("int8", 2, 2), ("int8-high", 1, 1), ("int4", 1, 1), ("fp8", 2, 5), ("mxfp4", 1, 1)],
 )
 def test_stats(fmt: str, words: int, passes: int) -> None:
     rng = np.random.default_rng(17)

@@ -103,6 +103,24 @@ def test_the_gate_equals_exact_arithmetic(rule: str, seed: int) -> None:
     check_exact(layer, x[:4], CONFIG)
 
 
+@pytest.mark.parametrize("rule", ["qwen2_moe", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_high_nibbles_equal_exact_arithmetic(rule: str, gated: bool) -> None:
+    """Of INT8 the high nibble alone, biases too; other formats, the router and the fallback whole."""
+    rng = np.random.default_rng(29)
+    plain = random_layer(rng, **{**RULES[rule], "width": 33})
+    gate = random_gate(rng, plain) if gated else None
+    names = ["int8", *EXPERT_FORMATS]
+    mixed = [ExpertFormats(gate_up=names[e % 5], down="int8") for e in range(len(plain.everyone))]
+    x = random_tokens(rng, 8, plain.hidden)
+    side = random_side(rng, len(x), 3)
+    for formats in ("int8-high", mixed):
+        layer = replace(quantise(plain, formats, CONFIG, gate=gate), high_nibble=True)
+        check_exact(layer, x, CONFIG, side)
+        whole = golden.run(replace(layer, high_nibble=False), x, CONFIG, side)
+        assert (bits(whole.y) != bits(golden.run(layer, x, CONFIG, side).y)).any()
+
+
 def test_a_layer_may_mix_formats() -> None:
     rng = np.random.default_rng(22)
     plain = random_layer(rng, width=40, shared=40, gated=True, experts=5, expert_bias=True)

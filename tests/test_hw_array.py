@@ -65,6 +65,10 @@ class Matrix:
         self.row_exp = rng.integers(1, 255, rows).tolist()
         self.split = int(rng.integers(config.columns.bit_length())) if split is None else split
         self.wide = int(fmt is INT16)
+        self.high = int(rng.integers(2))
+        self.nibbles = fmt.macs
+        if self.high and fmt is INT8:  # one step, on the first of two words
+            self.steps = self.nibbles = 1
         self.info = {
             "kind": Kind.ROUTER if self.wide else [Kind.GATE_UP, Kind.DOWN][int(rng.integers(2))],
             "rows": rows,
@@ -80,6 +84,7 @@ class Matrix:
             "format": fmt.code,
             "from_h": int(not self.wide and rng.integers(2)),
             "wide": self.wide,
+            "high": self.high,
             "bank": int(rng.integers(2)),
             "act": int(rng.integers(3)),
         }
@@ -114,7 +119,10 @@ class Matrix:
                 for b in range(self.blocks):
                     act, shift = acts[self.job["from_h"], self.job["bank"], s, self.job["act"] + b]
                     mant, up = self.scales[r][b]
-                    acc += sum(c * a for c, a in zip(self.codes[r][b], act, strict=True)) * mant << up + shift
+                    codes = self.codes[r][b]
+                    if self.high and self.fmt is INT8:
+                        codes = [int(c / 16) * 16 + (c > 15) * 8 - (c < -15) * 8 for c in codes]
+                    acc += sum(c * a for c, a in zip(codes, act, strict=True)) * mant << up + shift
             out.append((acc, self.row_exp[r], r, int(r == self.rows - 1)))
         return out
 
@@ -185,8 +193,8 @@ def check_passes(
                 each=each,
             )  # fmt: skip
             blocks = [m.rows * m.blocks * (1 + m.wide) for m in chosen]
-            assert reads == sum(n * m.words for n, m in zip(blocks, chosen, strict=True))
-            assert passes == sum(n * m.fmt.macs for n, m in zip(blocks, chosen, strict=True))
+            assert reads == sum(n * min(m.words, m.steps) for n, m in zip(blocks, chosen, strict=True))
+            assert passes == sum(n * m.nibbles for n, m in zip(blocks, chosen, strict=True))
             assert cycles == config.step_cycles * sum(
                 -(-m.rows // (tiles >> m.split)) * -(-m.blocks >> m.split) * (1 + m.wide) * m.steps
                 for m in chosen
@@ -228,6 +236,7 @@ def test_passes(tiles: int, columns: int, drain: int, act_bits: int) -> None:
         (9, 1, INT4),
     ]
     shapes += [(5, 2, FP8), (3, 2, MXFP4), (1, 1, FP8), (2 * tiles + 1, 1, MXFP4)]
+    shapes += [(5, 3, INT8), (1, 1, INT8), (2 * tiles, 2, INT8)]
     shapes += [(2 * tiles, 1, INT4), (4 * tiles + 1, 1, INT4), (1, 3, INT8), (tiles, 2, INT16)]
     matrices = [Matrix(rng, config, *shape) for shape in shapes]
     check_passes(PeArray(config), rng, config, matrices, acts)
@@ -253,12 +262,14 @@ def test_throughput(fmt: WeightFormat, tiles: int, columns: int, act_bits: int) 
         await transfer(ctx, rng, [source], [sink], watch=(dut.active,), each=active.append)
         shares = [4 >> split for split in splits]
         slots = [-(-6 // (tiles >> split)) for split in splits]
-        steps = sum(a * b * fmt.steps * config.step_cycles for a, b in zip(shares, slots, strict=True))
+        steps = sum(
+            a * b * m.steps * config.step_cycles for a, b, m in zip(shares, slots, passes, strict=True)
+        )
         first = active.index(1)
         assert active[first : first + steps] == [1] * steps
         assert sum(active) == steps
         # First row: after its slot's last step, the array's latency and the drain.
-        last_step = first + shares[0] * fmt.steps * config.step_cycles - 1
+        last_step = first + shares[0] * passes[0].steps * config.step_cycles - 1
         assert sink.cycles[0] == last_step + dut.latency + 2
 
     simulate(dut, bench)

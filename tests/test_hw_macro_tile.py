@@ -300,7 +300,7 @@ def test_tile(body: dict[str, Any], gap: float) -> None:
 def test_tile_reaches_the_bound(fmt: WeightFormat, spreads: dict[str, int], sign: int) -> None:
     """The largest operands in the format that defines ``acc_bound`` reach it, and the width holds them."""
     config = tile_config(**spreads)
-    assert config.shift_max == config.weight_spread + config.activation_spread
+    assert config.shift_max == config.weight_spread + config.activation_spread + 3
     codes = [sign * fmt.max_magnitude] * BLOCK
     shifts = config.spread(fmt), config.activation_spread
     blocks: list[Block] = [(codes, [127] * BLOCK, 255, *shifts)] * config.max_blocks

@@ -32,6 +32,9 @@ def steps(p: dict[str, int], tiles: int, step_cycles: int) -> Iterator[dict[str,
     groups, width = tiles >> p["split"], 1 << p["split"]
     slots, shares = -(-p["rows"] // groups), -(-p["blocks"] // width)
     n_steps, words = STEPS[NAMES[p["format"]]]
+    high = p["high"] and NAMES[p["format"]] == "int8"
+    if high:
+        n_steps = 1
     for slot in range(slots):
         for low in range(1 + p["wide"]):
             for block in range(shares):
@@ -49,7 +52,7 @@ def steps(p: dict[str, int], tiles: int, step_cycles: int) -> Iterator[dict[str,
                         "step": step,
                         "first": cycle == 0,
                         "last": cycle == step_cycles - 1,
-                        "decode": DECODE.get(NAMES[p["format"]], Decode.INTEGER).value,
+                        "decode": 3 if high else DECODE.get(NAMES[p["format"]], Decode.INTEGER).value,
                         "read": step < words,
                         "compute": NAMES[p["format"]] != "fp8" or step > 0,
                         "last_step": step == n_steps - 1,
@@ -66,7 +69,7 @@ def random_pass(rng: np.random.Generator, columns: int = 1) -> dict[str, int]:
         "blocks": int(rng.integers(1, 6)), "format": int(rng.integers(5)),
         "split": int(rng.integers(columns.bit_length())),
         "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)),
-        "act": int(rng.integers(5)),
+        "act": int(rng.integers(5)), "high": int(rng.integers(2)),
     }  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def test_steps(tiles: int, columns: int, step_cycles: int, offer: float, credit:
 def test_no_pass_is_taken_while_one_runs() -> None:
     dut = Sequencer(config(2))
     a, b = (
-        {**random_pass(np.random.default_rng(s)), "rows": 4, "blocks": 2, "format": 1, "wide": 0}
+        {**random_pass(np.random.default_rng(s)), "rows": 4, "blocks": 2, "format": 1, "wide": 0, "high": 0}
         for s in (1, 2)
     )
 

@@ -23,8 +23,10 @@ def command(
     ] = None,
     checkpoint: options.Checkpoint = MODEL,
     format: options.Format = FormatName.int4,
+    record: Annotated[bool, typer.Option(help="Keep the figures in docs/boards.json.")] = False,
 ) -> None:
     """Synthesise, place and route, and pack a bitstream."""
+    from expertile import board_list
     from hw.boards import flow
     from sw_model.checkpoint import Checkpoint
     from sw_model.compiler import compile
@@ -32,10 +34,10 @@ def command(
     from sw_model.errors import ExpertileError
     from sw_model.quantised import quantise
 
-    flow.find(board)
+    target = flow.find(board)
     if output.exists() and not output.is_dir():
         raise ExpertileError(f"{output}: is a file: name a folder")
-    hardware = load_config(config or board)
+    hardware = load_config(config or target.preset)
     image = None
     if layer is not None:
         image = compile(
@@ -44,6 +46,8 @@ def command(
     output.mkdir(parents=True, exist_ok=True)
     with console(stderr=True).status("starting") as status:
         report = flow.build(board, hardware, output, status.update, image)
+    if record:
+        board_list.record(report)
     figures = {k: v for k, v in report.items() if not isinstance(v, dict | list)}
     table(f"{board}, configuration {hardware.name}", figures)
     console().print(f"bitstream and report: {output}", soft_wrap=True)

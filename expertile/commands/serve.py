@@ -38,7 +38,8 @@ def command(
     from sim.server import Listener, Terminal, serve
     from sw_model.config import load_config
 
-    target, hardware = flow.find(board), load_config(config or board)
+    target = flow.find(board)
+    hardware = load_config(config or target.preset)
     with closing(Terminal() if tcp is None else Listener(tcp)) as door:
         line = open_board(target, hardware, baud=baud, seed=seed)
         console().print(f"{board}, configuration {hardware.name}: {door.name}", soft_wrap=True)

@@ -18,14 +18,26 @@ def command(
         typer.Option("--output", "-o", help="The Verilog file; a .json, .h and .svd appear beside it."),
     ],
     config: options.Config = "base",
+    ip_xact: Annotated[
+        bool, typer.Option(help="Also write component.xml: the folder is a block for Vivado's IP catalogue.")
+    ] = False,
 ) -> None:
     """Write the Verilog of a configuration: the same bytes on every run and machine."""
+    from hw.ip_xact import component
     from sw_model.config import load_config
 
-    description, header, svd = write_verilog(load_config(config), output)
+    hardware, ip = load_config(config), output.with_name("component.xml")
+    if ip_xact:
+        if output == ip:
+            raise ExpertileError(f"{output}: the component takes that name: give the Verilog another, as x.v")
+        check_writable(ip)
+    description, header, svd = write_verilog(hardware, output)
     console().print(f"{output}: {output.stat().st_size:,} bytes", soft_wrap=True)
     console().print(f"{description}: ports, parameters, registers", soft_wrap=True)
     console().print(f"{header}, {svd}: the registers in C and as CMSIS-SVD", soft_wrap=True)
+    if ip_xact:
+        write_file(ip, lambda file: file.write(component(hardware, output.name).encode()))
+        console().print(f"{ip}: IP-XACT", soft_wrap=True)
 
 
 def write_verilog(config: Any, path: Path) -> tuple[Path, Path, Path]:

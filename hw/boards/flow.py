@@ -19,14 +19,14 @@ from amaranth.back import verilog as amaranth_verilog
 
 from hw import verilog
 from hw.boards.board import Board
+from hw.boards.catalogue import BOARDS
 from hw.boards.netlist import absorb_operands, trim_carries
-from hw.boards.ulx3s import ULX3S_85F
+from hw.boards.serial_top import SerialTop
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.image import Image
 
 __all__ = [
-    "BOARDS",
     "SOURCES",
     "TOP",
     "build",
@@ -37,8 +37,6 @@ __all__ = [
     "top_verilog",
     "write_verilog",
 ]
-
-BOARDS: dict[str, Board] = {board.name: board for board in (ULX3S_85F,)}
 
 TOP = "board_top"
 TILE = "expertile_tile"
@@ -87,7 +85,7 @@ def build(
 
     Parameters
     ----------
-    board : a name of :data:`BOARDS`
+    board : a name of :data:`hw.boards.catalogue.BOARDS`
     config : what the accelerator can hold
     out_dir : gets BOARD.bit, report.json, expertile_top.v, board_top.v, board_top.lpf, yosys.log and
         nextpnr.log, all at once when everything has succeeded; what else is in it stays
@@ -191,7 +189,7 @@ def write_verilog(board: Board, config: HardwareConfig, image: Image | None, wor
 def top_verilog(board: Board, config: HardwareConfig) -> str:
     """The board's top alone: the accelerator is an instance in it."""
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
-    top = board.top(config, board.baud)
+    top = SerialTop(config, board)
     ports = [getattr(top, name) for name in top.signature.members]
     return amaranth_verilog.convert(top, name=TOP, ports=ports, emit_src=False, strip_internal_attrs=True)
 

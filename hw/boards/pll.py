@@ -13,7 +13,7 @@ __all__ = ["Dividers", "dividers", "instance"]
 VCO = (400.0, 800.0)
 PHASE_DETECTOR = (10.0, 400.0)  # the oscillator after the input divider
 LARGEST = 128  # of each divider
-OUTPUTS = ("CLKOP", "CLKOS", "CLKOS2", "CLKOS3")
+OUTPUTS = {"CLKOP": "A", "CLKOS": "B", "CLKOS2": "C", "CLKOS3": "D"}  # and their dividers
 _EXACT = 1e-9  # MHz
 
 
@@ -71,12 +71,13 @@ def instance(
     """
     d = dividers(oscillator_mhz, *(mhz for _, mhz in outputs))
     made = {}
-    for name, (output, mhz), divider in zip(OUTPUTS, outputs, d.output, strict=False):
+    for (name, letter), (output, mhz), divider in zip(OUTPUTS.items(), outputs, d.output, strict=False):
         made |= {
+            f"p_OUTDIVIDER_MUX{letter}": f"DIV{letter}",
             f"a_FREQUENCY_PIN_{name}": f"{mhz:g}",
             f"p_{name}_DIV": divider,
             f"p_{name}_ENABLE": "ENABLED",
-            f"p_{name}_CPHASE": divider // 2 - 1 if name == OUTPUTS[0] else divider - 1,
+            f"p_{name}_CPHASE": divider // 2 - 1 if name == "CLKOP" else divider - 1,
             f"p_{name}_FPHASE": 0,
             f"o_{name}": output,
         }
@@ -92,13 +93,9 @@ def instance(
         p_INTFB_WAKE="DISABLED",
         p_STDBY_ENABLE="DISABLED",
         p_DPHASE_SOURCE="DISABLED",
-        p_OUTDIVIDER_MUXA="DIVA",
-        p_OUTDIVIDER_MUXB="DIVB",
-        p_OUTDIVIDER_MUXC="DIVC",
-        p_OUTDIVIDER_MUXD="DIVD",
         p_CLKI_DIV=d.input,
         p_CLKFB_DIV=d.feedback,
-        p_FEEDBK_PATH=OUTPUTS[0],
+        p_FEEDBK_PATH="CLKOP",
         i_CLKI=clock,
         i_CLKFB=outputs[0][0],
         i_RST=C(0, 1),

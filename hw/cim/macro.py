@@ -19,6 +19,7 @@ class Decode(enum.Enum, shape=2):
     INTEGER = 0
     MXFP4 = 1
     FP8 = 2
+    HIGH = 3
 
 
 #: Steps, stored words and decoding of every weight format, by its code.
@@ -32,6 +33,7 @@ def digit(step: Value, decode: Value, first: Value, nibble: Value, kept: Value) 
     """Signed digit of one lane in this step."""
     sign = Mux(first, nibble[-1], kept[-1])
     integer = Cat(nibble[:-1], nibble[-1] & ~first)
+    middle = Cat(nibble[:-1].any(), nibble[:-1])
     small = Choice(C(int(MXFP4.decode(c)), NIBBLE) for c in range(8))[nibble[:-1]]
     # FP8: nibble n of significand << (exponent - 1), n = steps - 1 - step.
     exponent = Cat(nibble[-1], kept[:-1])
@@ -42,7 +44,7 @@ def digit(step: Value, decode: Value, first: Value, nibble: Value, kept: Value) 
     outside = (offset >= NIBBLE) | (offset <= -NIBBLE)
     slid = (window >> (offset + NIBBLE)[:4])[:NIBBLE]
     large = Mux(outside | first, 0, slid)
-    magnitude = Mux(decode == Decode.FP8, large, Mux(decode == Decode.MXFP4, small, integer))
+    magnitude = Choice([integer, small, large, middle])[decode]
     return Mux(sign, -magnitude, magnitude)
 
 
@@ -57,6 +59,7 @@ class Macro(wiring.Component):
 
         integers   the magnitude's nibbles as they are stored
         MXFP4      the magnitude (0 .. 12, in halves) of the three-bit code
+        high       2 n + 1 of the first nibble's magnitude n, 0 for 0: the middle of those of INT8, in eighths
         FP8        nothing in step 0, which reads half the code; then five nibbles of (8 + m) << (e - 1)
 
     Parameters

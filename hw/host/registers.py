@@ -56,7 +56,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_01_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_02_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -112,7 +112,7 @@ _LAYER = (
     ("GROUPS", 8, "Groups of experts; 1: the choice is not limited to groups."),
     ("TOP_GROUPS", 8, "Groups that experts are chosen from."),
     ("ROUTER_SCALE", 16, "Factor on every routing weight, Q6.10."),
-    ("FLAGS", 10, "Rules of the layer."),
+    ("FLAGS", 11, "Rules of the layer."),
     ("LIMIT", 32, "Limit of the clamped activation, binary32."),
     ("DOWN_BASE", 8, "Least row exponent of all down projections, plus 134."),
     ("ROUTER_SPLIT", SPLIT_BITS, "log2 of the tiles that share a row of the router and split its blocks."),
@@ -144,6 +144,8 @@ _FLAG_DOCS = {
     Flag.CLAMPED: "The clamped activation of gpt_oss instead of SwiGLU.",
     Flag.GATE: "The three-level gate is on.",
     Flag.DENSITY_ROW: "The router has a row for the semantic density.",
+    Flag.HIGH_NIBBLE: "Read the high nibble alone of experts' INT8 weights (not with body lut); looked at "
+    "as a token's router pass is issued, so it may change while tokens are inside.",
 }
 _FLAG_FIELDS = tuple(
     Field(flag.name.lower(), flag.bit_length() - 1, 1, doc) for flag, doc in _FLAG_DOCS.items()

@@ -12,7 +12,7 @@ from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
 from hw.sharing import shared
 from sw_model.config import HardwareConfig
-from sw_model.formats import ACT8_BITS, BLOCK, SHIFT_BITS
+from sw_model.formats import ACT8_BITS, BLOCK, NIBBLE, SHIFT_BITS
 
 __all__ = ["PeArray"]
 
@@ -136,7 +136,13 @@ class PeArray(wiring.Component):
         scale_now = Signal.like(step.scale, name="scale_now")
         m.d.comb += scale_now.eq(step.scale)
         scale_addr = delayed(scale_now, timing.scale_at)
-        act_shift = delayed(self.act_shift, timing.shift_at - self.act_at)
+        # High nibbles alone come in eighths; acc_bits bounds the spread, so that SHIFT_BITS do.
+        high = flag(step.decode == Decode.HIGH, self.act_at, "high")
+        act_shift = Signal.like(self.act_shift)
+        for c in range(config.columns):
+            shift = self.act_shift.word_select(c, SHIFT_BITS)
+            m.d.comb += act_shift.word_select(c, SHIFT_BITS).eq(shift + Mux(high, NIBBLE - 1, 0))
+        act_shift = delayed(act_shift, timing.shift_at - self.act_at)
 
         m.submodules.reduction = reduction = self._reduction
         m.d.comb += [

@@ -38,6 +38,8 @@ class Scheduler(wiring.Component):
     -------
     layer : the layer's registers (:data:`LAYER`)
     enable : take tokens
+    high : of the next token's INT8 weights the high nibble alone is read; looked at when its router pass, the
+        first, is issued
     x_ready, x_top : a quantised token waits in a bank; its largest exponent
     x_bank : the bank of the token that is being routed, or will be next
     x_release : that bank has been read, it may be filled again (one cycle)
@@ -60,6 +62,7 @@ class Scheduler(wiring.Component):
             {
                 "layer": In(LAYER),
                 "enable": In(1),
+                "high": In(1),
                 "x_ready": In(2),
                 "x_top": In(data.ArrayLayout(signed(TOP_BITS), 2)),
                 "x_bank": Out(1),
@@ -110,6 +113,7 @@ class Scheduler(wiring.Component):
         # The token whose experts are run; the next one may be ahead with its router and base gate_up.
         route = Signal(self.route.shape())
         bank, ahead, opened = Signal(), Signal(), Signal()
+        high, high_ahead = Signal(), Signal()
         rank = Signal(range(config.max_top_k + 1))
         last_rank, nobody = rank == route.chosen.count - 1, route.chosen.count == 0
         expert = Array(route.chosen.expert[j] for j in range(config.max_top_k))[rank]
@@ -147,7 +151,7 @@ class Scheduler(wiring.Component):
         def base(top: Value, spread: int, fraction: int) -> Value:
             return top - (spread + fraction + ROW_EXP_BIAS)
 
-        def gate_up(width: Value, of: Value) -> list:
+        def gate_up(width: Value, of: Value, nibble: Value) -> list:
             return [
                 put.eq(free),
                 job.word.eq(self.context.gate_up.word),
@@ -156,6 +160,7 @@ class Scheduler(wiring.Component):
                 job.split.eq(self.context.gate_up.split),
                 job.blocks.eq(x_blocks),
                 job.bank.eq(of),
+                job.high.eq(nibble),
                 info.kind.eq(Kind.GATE_UP),
                 info.rows.eq(width << 1),
                 info.base.eq(base(x_top(of), config.activation_spread, ACT8_FRACTION)),
@@ -191,7 +196,7 @@ class Scheduler(wiring.Component):
                     self.context_addr.eq(base_context),
                 ]
                 with m.If(put):
-                    m.d.sync += [ahead.eq(1), used.bit_select(self.x_bank, 1).eq(1)]
+                    m.d.sync += [high_ahead.eq(self.high), ahead.eq(1), used.bit_select(self.x_bank, 1).eq(1)]
                     m.next = "ROUTE"
                     with m.If(shared):
                         m.next = "SHARED_UP"
@@ -199,7 +204,7 @@ class Scheduler(wiring.Component):
                         m.next = "DOWN_CONTEXT"
             with m.State("SHARED_UP"):
                 m.d.comb += [
-                    *gate_up(layer.SHARED_INTERMEDIATE, self.x_bank),
+                    *gate_up(layer.SHARED_INTERMEDIATE, self.x_bank, high_ahead),
                     self.context_addr.eq(base_context),
                 ]
                 with m.If(put):
@@ -212,6 +217,7 @@ class Scheduler(wiring.Component):
                     m.d.sync += [
                         route.eq(self.route),
                         bank.eq(self.x_bank),
+                        high.eq(high_ahead),
                         self.x_bank.eq(~self.x_bank),
                         ahead.eq(0),
                         opened.eq(1),
@@ -234,7 +240,7 @@ class Scheduler(wiring.Component):
             with m.State("UP"):
                 here = self.here.bit_select(rank, 1)
                 m.d.comb += [
-                    *gate_up(layer.INTERMEDIATE, bank),
+                    *gate_up(layer.INTERMEDIATE, bank, high),
                     put.eq(free & here),
                     self.waits.eq(~here & ~self.o.valid),
                     job.routed.eq(1),
@@ -267,6 +273,7 @@ class Scheduler(wiring.Component):
                     job.from_h.eq(1),
                     job.act.eq(h_at),
                     job.routed.eq(~on_base),
+                    job.high.eq(high & (~on_base | shared)),  # the fallback is read whole
                     info.kind.eq(Kind.DOWN),
                     info.rows.eq(layer.HIDDEN),
                     info.base.eq(base(self.h_top, config.activation_spread, ACT8_FRACTION)),

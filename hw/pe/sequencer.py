@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import FORMATS, Decode
 from sw_model.config import HardwareConfig
+from sw_model.formats import INT8
 from sw_model.topology import SPLIT_BITS
 
 __all__ = ["Sequencer", "pass_layout", "step_layout"]
@@ -17,6 +18,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
     from_h : activations are the h of an expert (else those of the token)
     wide : INT16 activations, that is the blocks twice, high bytes then low bytes
     routed : it is a routed expert's (for the counters)
+    high : of INT8 the high nibble alone is read: a step a block, which passes by the second word
     split : log2 of the neighbouring tiles that share a row and split its blocks, see :mod:`sw_model.topology`
     """
     return data.StructLayout(
@@ -30,6 +32,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "from_h": 1,
             "wide": 1,
             "routed": 1,
+            "high": 1,
             "bank": 1,
             "act": 16,
         }
@@ -112,8 +115,14 @@ class Sequencer(wiring.Component):
             for code, (n_steps, n_words, how) in FORMATS.items():
                 with m.Case(code):
                     m.d.comb += [steps.eq(n_steps), words.eq(n_words), decode.eq(how)]
-        read = Signal()
-        m.d.comb += read.eq(step_index < words)
+        read, high, next_word = Signal(), Signal(), Signal.like(job.word)
+        m.d.comb += [
+            high.eq(job.high & (job.format == INT8.code)),
+            read.eq(step_index < words),
+            next_word.eq(word + read + high),
+        ]
+        with m.If(high):
+            m.d.comb += [steps.eq(1), decode.eq(Decode.HIGH)]
 
         # Tiles that share a row, and of them those that have a block of it in this step; rows of a slot.
         tiles, columns = self._config.tiles, self._config.columns
@@ -169,7 +178,7 @@ class Sequencer(wiring.Component):
             with m.If(going):
                 m.d.sync += cycle.eq(cycle + 1)  # step_cycles is a power of two
         with m.If(step):
-            m.d.sync += [step_index.eq(step_index + 1), word.eq(word + read)]
+            m.d.sync += [step_index.eq(step_index + 1), word.eq(next_word)]
             with m.If(last_step):
                 m.d.sync += [step_index.eq(0), block.eq(block + shared), scale.eq(scale + 1)]
                 with m.If(last_block):
@@ -180,7 +189,7 @@ class Sequencer(wiring.Component):
                         m.d.sync += [
                             low.eq(0),
                             left.eq(left - rows),
-                            row_word.eq(word + read),
+                            row_word.eq(next_word),
                             row_scale.eq(scale + 1),
                         ]
         with m.If(finish):

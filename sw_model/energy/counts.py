@@ -9,7 +9,8 @@ only fill up a tile are not in them. The hardware's counters of the same names m
                     multipliers and one update of the row's sum               rows * blocks
     macs            products of elements                                      rows * blocks * 32
 
-each twice for the router's nibbles, sums and words, whose activations come as high and low bytes.
+each twice for the router's nibbles, sums and words, whose activations come as high and low bytes. Where the
+high nibble alone is read of INT8, it has a word and a nibble.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sw_model.formats import BLOCK, INT16, QuantisedMatrix, WeightFormat
+from sw_model.formats import BLOCK, INT4, INT8, INT16, QuantisedMatrix, WeightFormat
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 
 __all__ = ["Counts", "of_shape", "weight_words", "work"]
@@ -75,21 +76,21 @@ def _cells(cells: int, fmt: WeightFormat, sets: int = 1) -> dict[str, int]:
     }
 
 
-def _matrix(m: QuantisedMatrix, sets: int = 1) -> dict[str, int]:
-    return _cells(m.rows * m.blocks, m.fmt, sets)
+def _matrix(m: QuantisedMatrix, sets: int = 1, high: bool = False) -> dict[str, int]:
+    return _cells(m.rows * m.blocks, INT4 if high and m.fmt is INT8 else m.fmt, sets)
 
 
 def _vector(*parts: dict[str, int]) -> np.ndarray:
     return np.array([sum(part.get(name, 0) for part in parts) for name in _NAMES], dtype=np.int64)
 
 
-def _expert(expert: QuantisedExpert) -> np.ndarray:
+def _expert(expert: QuantisedExpert, high: bool) -> np.ndarray:
     rows = {
         "act_writes": expert.down.blocks,
         "activations": expert.intermediate,
         "combine_rows": expert.down.rows,
     }
-    return _vector(_matrix(expert.gate_up), _matrix(expert.down), rows)
+    return _vector(_matrix(expert.gate_up, high=high), _matrix(expert.down, high=high), rows)
 
 
 def work(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray) -> Counts:
@@ -107,12 +108,12 @@ def work(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray) -> Counts
     head = {"tokens": 1, "act_writes": X_BYTES * x_blocks, "router_rows": layer.router.rows}
     every = _vector(_matrix(layer.router, sets=2), head)
     if layer.shared is not None:
-        every += _expert(layer.shared)
+        every += _expert(layer.shared, layer.high_nibble)
     rows = np.repeat(every[None], len(experts), axis=0)
     if layer.fallback is not None:
         alone = _vector(_matrix(layer.fallback), {"act_writes": 1, "combine_rows": layer.fallback.rows})
         rows += np.where(kept.any(axis=1), 0, 1)[:, None] * alone
-    costs = np.stack([_expert(e) for e in layer.experts])
+    costs = np.stack([_expert(e, layer.high_nibble) for e in layer.experts])
     costs[:, _NAMES.index("experts_used")] = 1
     for routed, of in (("routed_reads", "word_reads"), ("routed_sums", "block_sums")):
         costs[:, _NAMES.index(routed)] = costs[:, _NAMES.index(of)]

@@ -1,0 +1,97 @@
+"""The boards that there are; their pins are those of amaranth-boards."""
+
+from __future__ import annotations
+
+from amaranth.build import Attrs, Pins, Resource
+from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
+from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_85FPlatform
+from amaranth_boards.ulx3s import ULX3S_45F_Platform, ULX3S_85F_Platform
+
+from hw.boards.board import Board, pins
+
+__all__ = ["BOARDS"]
+
+BAUD = 1_500_000
+#: Packages as nextpnr names them.
+_PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381", "BG554": "CABGA554", "MG285": "CSFBGA285"}
+
+
+def _ulx3s(platform: type, preset: str) -> Board:
+    return _board(
+        f"ulx3s_{platform.device[-3:].lower()}",
+        f"ULX3S {platform.device[-3:]}",
+        platform,
+        preset,
+        clock_mhz=37.5,
+        wanted={
+            "clk": ("clk25", 0, None),
+            "button_reset": ("button_fire", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            **{f"led[{i}]": ("led", i, None) for i in range(8)},
+        },
+    )
+
+
+def _ecpix5(platform: type, preset: str) -> Board:
+    return _board(
+        f"ecpix5_{platform.device[-3:].lower()}",
+        f"ECPIX-5 {platform.device[-3:-1]}",
+        platform,
+        preset,
+        clock_mhz=50.0,
+        wanted={
+            "clk": ("clk100", 0, None),
+            "button_reset": ("rst", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            **{f"led[{i}]": ("rgb_led", i, colour) for i, colour in enumerate("gbrg")},
+        },
+    )
+
+
+def _orangecrab(platform: type, preset: str) -> Board:
+    """Its serial line is on the Feather header: pins 0 (from the host) and 1 (to it)."""
+    level = Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")
+    return _board(
+        f"orangecrab_{platform.device[-3:].lower()}",
+        f"OrangeCrab r0.2 {platform.device[-3:]}",
+        platform,
+        preset,
+        clock_mhz=48.0,
+        wanted={
+            "clk": ("clk", 0, None),
+            "button_reset": ("button", 0, None),
+            "uart_rx": Resource("rx", 0, Pins("0", dir="i", conn=("io", 0)), level),
+            "uart_tx": Resource("tx", 0, Pins("1", dir="o", conn=("io", 0)), level),
+            **{f"led[{i}]": ("rgb_led", 0, colour) for i, colour in enumerate("gbr")},
+        },
+    )
+
+
+def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: float, wanted: dict) -> Board:
+    oscillator = next(r for r in platform.resources if r.name == platform.default_clk)
+    return Board(
+        name=name,
+        title=title,
+        part=platform.device,
+        package=_PACKAGES[platform.package],
+        speed=platform.speed,
+        preset=preset,
+        oscillator_mhz=oscillator.clock.frequency / 1e6,
+        clock_mhz=clock_mhz,
+        baud=BAUD,
+        pins=pins(platform, wanted),
+    )
+
+
+BOARDS: dict[str, Board] = {
+    board.name: board
+    for board in (
+        _ulx3s(ULX3S_45F_Platform, "ecp5_45f"),
+        _ulx3s(ULX3S_85F_Platform, "ulx3s_85f"),
+        _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f"),
+        _ecpix5(ECPIX545Platform, "ecp5_45f"),
+        _ecpix5(ECPIX585Platform, "ulx3s_85f"),
+    )
+}
