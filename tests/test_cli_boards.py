@@ -13,9 +13,10 @@ from sw_model.checkpoint import Checkpoint
 from sw_model.config import load_config
 
 REPORT = {
-    "fmax_mhz": 50.1, "clock_mhz": 37.5, "timing_met": True, "lut": 100, "ff": 90, "bram": 80, "dsp": 70,
+    "fmax_mhz": 50.1, "clock_mhz": 37.5, "core_fmax_mhz": 50.1, "core_clock_mhz": 37.5, "timing_met": True,
+    "lut": 100, "ff": 90, "bram": 80, "dsp": 70,
     "utilisation_percent": {"lut": 10.0, "ff": 9.0, "bram": 8.0, "dsp": 7.0},
-    "seconds": 5, "critical_path": [],
+    "seconds": 5, "critical_paths": [],
 }  # fmt: skip
 
 
@@ -33,9 +34,9 @@ def test_what_fits(layer, tmp_path):
     rows = {row["board"]: row for row in board_list.rows(layer, "int4", tmp_path / "none.json")}
     assert list(rows) == list(BOARDS)
     big, small = rows["ulx3s_85f"], rows["ulx3s_45f"]
-    assert (big["layer"], big["experts_on_chip"], big["macs_per_cycle"]) == ("whole", layer.n_experts, 64)
+    assert (big["layer"], big["experts_on_chip"], big["macs_per_cycle"]) == ("whole", layer.n_experts, 1280)
     assert small["layer"] == "paged" and layer.rule.top_k <= small["experts_on_chip"] < layer.n_experts
-    assert big["weights_kib"] == 2 * 10240 * 16 // 1024
+    assert big["weights_kib"] == 40 * 512 * 16 // 1024
     assert big["fmax_mhz"] is big["lut_percent"] is None
     # At INT8 the pages are twice as large: even the large one has no room for the layer, and cannot page.
     assert {row["layer"] for row in board_list.rows(layer, "int8", tmp_path / "none.json")} == {"no"}

@@ -126,7 +126,7 @@ class ActivationBuffer(wiring.Component):
                 shift_read.addr.eq(read_address),
                 shift_read.en.eq(1),
             ]
-            # Those of the other sets are reset to 0, which takes no logic, and an OR takes less than a choice.
+            # Those of the other sets are reset to 0, which takes no logic, and an OR is less than a choice.
             mine = read_set == len(blocks)
             block = Signal(8 * BLOCK, name=f"{name}_block_{column}", reset_less=True)
             shift = Signal(SHIFT_BITS, name=f"{name}_shift_{column}", reset_less=True)

@@ -16,8 +16,9 @@ __all__ = ["Engine"]
 
 
 class Engine(wiring.Component):
-    """For each block, or each ``columns`` blocks at once: its tables are written; then, step by step (a nibble of the weights each), every slot
-    of the chunk takes a cycle in every tile, one cycle later from tile to tile.
+    """For each block, or each ``columns`` blocks at once: its tables are written; then, step by step (a nibble
+    of the weights each), every slot of the chunk takes a cycle in every tile, one cycle later from tile to
+    tile.
 
     The next block's tables are written, into the other bank, while a block is used. The chunk's last step
     starts when there is room for its rows among the finished ones. These leave on ``drain`` chains of tiles;
@@ -31,8 +32,8 @@ class Engine(wiring.Component):
     level : beats that wait behind ``o``; there is room for ``DEPTH``
     load_* : weight loading, in the domain "load"
 
-    Throughput: a word a cycle and tile; a block (of each column) takes at least 8 cycles (its tables), a step at
-    least ``LookupTile.APART``.
+    Throughput: a word a cycle and tile; a block (of each column) takes at least 8 cycles (its tables), a step
+    at least ``LookupTile.APART``.
     """
 
     DEPTH = 16

@@ -151,7 +151,7 @@ class LookupTile(wiring.Component):
         return m
 
     def _columns(self, m: Module, now: Signal) -> tuple[list[Value], Value]:
-        """Of each column the scaled sum, at t + ``SLOT_AT`` + 1 + column; the row's exponent, with its sum."""
+        """Of each column the scaled sum, at t + ``SLOT_AT`` + 1 + column; the exponent that goes with acc."""
         config = self._config
         low = MANT_BITS - 1 + config.scale_shift_bits
         stored = data.StructLayout(
