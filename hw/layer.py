@@ -17,6 +17,7 @@ from hw.numerics.scaled import SCALED
 from hw.pe.activate import Activate, numbers_layout
 from hw.pe.activations import ActivationBuffer
 from hw.pe.array import PeArray
+from hw.pe.blocks import read_width
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
@@ -132,8 +133,9 @@ class MoELayer(wiring.Component):
         def flag(which: Flag) -> Value:
             return (layer.FLAGS & which).any()
 
-        # The array of lookups reads the blocks of its columns one after the other.
-        columns = 1 if config.body == "lut" else config.columns
+        # The array of lookups reads the blocks of its columns one after the other, and each in parts.
+        lookup = config.body == "lut"
+        columns, width = (1, read_width(config)) if lookup else (config.columns, BLOCK)
         x_blocks = config.max_hidden // BLOCK
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
@@ -147,7 +149,12 @@ class MoELayer(wiring.Component):
             user=SIDE.size,
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=columns, give=lanes
+            blocks=x_blocks,
+            banks=2,
+            sets=("code8", "high", "low"),
+            columns=columns,
+            give=lanes,
+            width=width,
         )
         m.submodules.array = array = self._array
         m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
@@ -169,7 +176,7 @@ class MoELayer(wiring.Component):
             sets=("code8",),
             columns=columns,
             give=lanes,
-            block_ram=config.body == "lut",
+            width=width,
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
@@ -209,6 +216,8 @@ class MoELayer(wiring.Component):
 
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
+        if lookup:
+            m.d.comb += [x_buffer.read_word.eq(array.step.word), h_buffer.read_word.eq(array.step.word)]
         loads = [name for name in array.signature.members if name.startswith("load_")]
         assert array.act_at == ActivationBuffer.LATENCY
         from_h = Signal(array.act_at)

@@ -93,7 +93,7 @@ class LookupMacro(wiring.Component):
             return q
 
         word = register(read.data, "word")
-        # Carries stay what they are made of, a sign and its group's evenness, up to the adder that takes them.
+        # Carries stay what they are made of, a sign and a group's evenness, up to the adder that takes them.
         even = [register(Cat(p.even for p in self.parity), "even0")]
         for level in range(1, GROUPS.bit_length()):
             even.append(register(even[-1], f"even{level}"))

@@ -11,7 +11,7 @@ from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK, SHIFT_BITS
 from sw_model.topology import SPLIT_BITS
 
-__all__ = ["BlockSequencer", "block_layout", "read_layout"]
+__all__ = ["BlockSequencer", "block_layout", "read_layout", "read_width"]
 
 
 def block_layout(config: HardwareConfig) -> data.StructLayout:
@@ -42,7 +42,12 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 def read_layout() -> data.StructLayout:
     """Which block is read in an activation buffer."""
-    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS})
+    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "word": 3, "split": SPLIT_BITS})
+
+
+def read_width(config: HardwareConfig) -> int:
+    """Elements that are read at a time: where columns have a block each, more, for they wait for all."""
+    return 4 * config.columns
 
 
 class BlockSequencer(wiring.Component):
@@ -53,14 +58,15 @@ class BlockSequencer(wiring.Component):
     Members
     -------
     i : stream of passes (:func:`~hw.pe.sequencer.pass_layout`)
-    step, step_valid : a block is read (:func:`read_layout`)
-    o, o_valid : the same block's work (:func:`block_layout` without activations, which are 0 here)
+    step, step_valid : a block is read (:func:`read_layout`), ``read_width`` elements a cycle
+    o, o_valid : the block's work (:func:`block_layout` without activations, which are 0 here), with the last
+        of its elements
     room : a block may be read
-    cycles, words, routed : with ``step_valid``: array cycles that the block will take together with those of
+    cycles, words, routed : with ``o_valid``: array cycles that the block will take together with those of
         the other columns, given with the first; macro words of rows of the matrix that it will meet; for a
         routed expert
 
-    Throughput: a block a cycle, less one cycle a chunk.
+    Throughput: ``read_width`` elements a cycle, less one cycle a chunk.
     """
 
     def __init__(self, config: HardwareConfig) -> None:
@@ -72,6 +78,7 @@ class BlockSequencer(wiring.Component):
                 "step": Out(read_layout()),
                 "step_valid": Out(1),
                 "o": Out(block_layout(config)),
+                "o_valid": Out(1),
                 "room": In(1),
                 "cycles": Out(range(most + 1)),
                 "words": Out(range(most * config.tiles + 1)),
@@ -88,6 +95,7 @@ class BlockSequencer(wiring.Component):
         running, ready = Signal(), Signal()
         left, block, low = Signal(16), Signal(16), Signal()  # rows left; counters
         column, last_column, padding = Signal(), Signal(init=1), Signal()
+        going, part = Signal(), Signal(range(BLOCK // read_width(config)))  # elements of the block
         word, chunk_word = Signal.like(job.word), Signal.like(job.word)
         scale, chunk_scale = Signal.like(job.scale), Signal.like(job.scale)
 
@@ -123,12 +131,15 @@ class BlockSequencer(wiring.Component):
             last_block.eq(block == job.blocks - 1),
             last.eq(last_block & last_column),
             last_set.eq(low == job.wide),
-            step.eq(running & ready & self.room),
+            going.eq(running & ready & (self.room | (part != 0))),
+            step.eq(going & (part == BLOCK // read_width(config) - 1)),
             finish.eq(step & last & last_set & ~full),
             self.i.ready.eq(~running | finish),
         ]
         m.d.sync += [
-            self.step_valid.eq(step),
+            self.step_valid.eq(going),
+            self.step.word.eq(part),
+            self.o_valid.eq(step),
             self.step.from_h.eq(job.from_h),
             self.step.bank.eq(job.bank),
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
@@ -149,6 +160,8 @@ class BlockSequencer(wiring.Component):
         ]
         with m.If(running):
             m.d.sync += ready.eq(1)
+        with m.If(going):
+            m.d.sync += part.eq(part + 1)  # as many as a power of two
         with m.If(step):
             m.d.sync += [column.eq(~last_column), padding.eq(last_block & ~last_column)]
             with m.If(~last_block | last_column):

@@ -16,8 +16,8 @@ __all__ = ["Engine"]
 
 
 class Engine(wiring.Component):
-    """For each block, or each ``columns`` blocks at once: its tables are written; then, step by step (a nibble
-    of the weights each), every slot of the chunk takes a cycle in every tile, one cycle later from tile to
+    """For each block, or ``columns`` blocks at once: its tables are written; then, step by step (a nibble of
+    the weights each), every slot of the chunk takes a cycle in every tile, a cycle later from tile to
     tile.
 
     The next block's tables are written, into the other bank, while a block is used. The chunk's last step
