@@ -44,9 +44,9 @@ _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
-#: Large arrays are a matter of routing: this router settles what all nets want of a wire at once, with
-#: weights that end its arguments.
-ROUTING = ("--router", "router2", "--router2-alt-weights", "--placer-heap-beta", "0.8")
+#: Large arrays are a matter of routing: this router settles what all nets want of a wire at once, and a placer
+#: that leaves room helps it.
+ROUTING = ("--router", "router2", "--placer-heap-beta", "0.7")
 SEED = 1  # of the placer: the same bitstream every time
 #: Cells of the synthesised netlist that a resource is counted by.
 SYNTHESISED = {"bram": ("DP16KD", "PDPW16KD"), "dsp": ("MULT18X18D",), "ff": ("TRELLIS_FF",)}

@@ -1,6 +1,6 @@
 """Top of a board: clock, reset, lamps, and the accelerator behind a UART."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
@@ -58,7 +58,10 @@ class SerialTop(wiring.Component):
         m = Module()
         m.domains.sync = ClockDomain()
         lock, array_clock = Signal(), Signal()
-        clocks, second = [(ClockSignal(), board.clock_mhz)], {}
+        clocks: list[tuple[Value, float]] = [(ClockSignal(), board.clock_mhz)]
+        second = {}
+        if board.feedback_mhz is not None:
+            clocks.insert(0, (Signal(name="feedback"), board.feedback_mhz))
         if self._config.array_clock > 1:
             clocks.append((array_clock, board.clock_mhz * self._config.array_clock))
             second["i_array_clk"] = array_clock

@@ -138,5 +138,6 @@ class LookupMacro(wiring.Component):
         whole = register(
             Cat(low[:2], add_carry(low[2:].as_signed(), high, c2)[: self.SUM_BITS - 3]), "whole"
         ).as_signed()
-        m.d.sync += self.sum.eq(add_carry(whole, self.offset, register(c0, "c0_later")))
+        total = add_carry(whole, self.offset, register(c0, "c0_later"))[: self.SUM_BITS]
+        m.d.comb += self.sum.eq(register(total, "total"))  # no register here has a reset to be reached by
         return m

@@ -87,7 +87,7 @@ class Engine(wiring.Component):
         # The last column's comes with `following`.
         firsts = [Signal(SHIFT_BITS, name=f"first{c}", reset_less=True) for c in range(columns - 1)]
         waiting, running = Signal(), Signal()
-        settled, age = Signal(2), Signal(3)
+        settled, age, written = Signal(2), Signal(3), Signal()
         fill = Signal()  # bank of the next blocks
         swap, load, whole = Signal(), Signal(), Signal()
         column = Signal(range(columns + 1))  # whose tables come next
@@ -112,9 +112,10 @@ class Engine(wiring.Component):
         with m.If(load):
             m.d.sync += column.eq(column + 1)
         with m.If(whole):
-            m.d.sync += [following.eq(head), waiting.eq(1), age.eq(0), fill.eq(~fill), column.eq(0)]
+            m.d.sync += [following.eq(head), waiting.eq(1), fill.eq(~fill), column.eq(0)]
+            m.d.sync += [age.eq(0), written.eq(0)]
         with m.Elif(age != 7):
-            m.d.sync += age.eq(age + 1)
+            m.d.sync += [age.eq(age + 1), written.eq(waiting & (age >= 5))]
 
         # Sweep.
         step, index = Signal(2), Signal(4)
@@ -125,11 +126,12 @@ class Engine(wiring.Component):
         parities = [Signal(PARITY, name=f"parity{c}", reset_less=True) for c in range(columns)]
         offsets = [Signal(signed(OFFSET_BITS), name=f"offset{c}", reset_less=True) for c in range(columns)]
         last_step, last_cycle, end = Signal(), Signal(), Signal()
-        m.d.comb += [
-            last_step.eq(step == now.last_step),
-            last_cycle.eq(index == now.last_cycle),
-            end.eq(last_step & last_cycle),
-        ]
+        m.d.comb += [last_step.eq(step == now.last_step), end.eq(last_step & last_cycle)]
+        # A step is longer than a cycle.
+        m.d.sync += last_cycle.eq(running & ~last_cycle & (index + 1 == now.last_cycle))
+        # What goes to the tiles later than addresses do is taken and counted a cycle later.
+        swapped, stepped = later(swap, 1, False), later(running & last_cycle, 1)
+        later_step = later(last_step, 1)
         with m.If(running):
             m.d.sync += [
                 index.eq(index + 1),
@@ -143,7 +145,6 @@ class Engine(wiring.Component):
                     word.eq(step_word),
                     step_word.eq(step_word + 1),
                     scale.eq(now.scale),
-                    *[shift.eq(shift - NIBBLE) for shift in shifts],
                 ]
             with m.If(end):
                 m.d.sync += running.eq(0)
@@ -157,9 +158,11 @@ class Engine(wiring.Component):
                 word.eq(following.word),
                 step_word.eq(following.word + 1),
                 scale.eq(following.scale),
-                bank.eq(~fill),
             ]
-
+        with m.If(stepped):
+            m.d.sync += [shift.eq(shift - NIBBLE) for shift in shifts]
+        with m.If(swapped):
+            m.d.sync += bank.eq(~fill)
             for c, first in enumerate((*firsts, following.shift)):
                 m.d.sync += [
                     shifts[c].eq(first + Cat(C(0, 2), following.last_step)),
@@ -177,7 +180,7 @@ class Engine(wiring.Component):
         add_at = at.add_at(config)
         m.d.comb += [
             control.word.eq(word),
-            control.bank.eq(later(bank, at.TABLE_AT)),
+            control.bank.eq(later(bank, at.TABLE_AT - 1)),
             control.scale.eq(later(scale, at.SCALE_AT)),
             control.top.eq(later(step == 0, at.TOP_AT)),
             control.slot.eq(later(index, at.SLOT_AT)),
@@ -189,13 +192,13 @@ class Engine(wiring.Component):
         for c in range(columns):
             mine = control.columns[c]
             m.d.comb += [
-                mine.parity.eq(later(Value.cast(parities[c]), at.TABLE_AT + c)),
-                mine.shift.eq(later(shifts[c], at.SHIFT_AT + c)),
-                mine.offset.eq(later(Mux(last_step, offsets[c], 0), at.OFFSET_AT + c)),
+                mine.parity.eq(later(Value.cast(parities[c]), at.TABLE_AT + c - 1)),
+                mine.shift.eq(later(shifts[c], at.SHIFT_AT + c - 1)),
+                mine.offset.eq(later(Mux(later_step, offsets[c], 0), at.OFFSET_AT + c - 1)),
                 mine.table.eq(tables[c].write),
             ]
         fetch, rows = self._tiles(m, control, platform)
-        self._fetch(m, fetch, finish, swap, following, waiting & (age >= 6) & (~running | end), later)
+        self._fetch(m, fetch, finish, swap, following, waiting & written & (~running | end), later)
         m.d.comb += self.o.eq(Cat(later(Value.cast(row), self._WAYS) for row in rows))
         return m
 

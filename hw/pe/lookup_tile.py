@@ -147,7 +147,9 @@ class LookupTile(wiring.Component):
             self.o_fetch.eq(fetch),
             self.o_fetch.hops.eq(fetch.hops - 1),
         ]
-        m.d.sync += Value.cast(self.o_row).eq(Mux(mine, row_read.data, Value.cast(self.i_row)))
+        row = Signal(len(row_read.data), name="row", reset_less=True)
+        m.d.sync += row.eq(Mux(mine, row_read.data, Value.cast(self.i_row)))
+        m.d.comb += Value.cast(self.o_row).eq(row)
         return m
 
     def _columns(self, m: Module, now: Signal) -> tuple[list[Value], Value]:
