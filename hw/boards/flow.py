@@ -44,8 +44,8 @@ _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
-#: Large arrays are a matter of routing: this router settles what all nets want of a wire at once, and a placer
-#: that leaves room helps it.
+#: Of large arrays, a matter of routing: this router settles what all nets want of a wire at once, and a
+#: placer that leaves room helps it.
 ROUTING = ("--router", "router2", "--placer-heap-beta", "0.7")
 SEED = 1  # of the placer: the same bitstream every time
 #: Cells of the synthesised netlist that a resource is counted by.
@@ -228,7 +228,7 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
         "--report", "nextpnr.json",
         "--log", "nextpnr.log",
         "--seed", str(SEED),
-        *ROUTING,
+        *(ROUTING if config.body == "lut" else ()),
         # A clock that is missed is reported, not refused: the user sees by how much.
         "--timing-allow-fail",
     ]  # fmt: skip
@@ -238,6 +238,8 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
             progress("placing (nextpnr)")
         elif wires := re.match(r"Info:\s+iter=\d+ .*overused=(\d+)", line):
             progress(f"routing (nextpnr), {int(wires[1]):,} wires that two nets want")
+        elif arcs := re.match(r"Info:\s+\d+ \|.*\|\s*(\d+)\s*\|", line):
+            progress(f"routing (nextpnr), {int(arcs[1]):,} arcs to go")
 
     run_tool("run_nextpnr_ecp5", work, arguments, config, look)
 
