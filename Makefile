@@ -48,9 +48,9 @@ boards: $(READY)  ## docs/boards.md, after a build that was recorded
 bench: $(READY)   ## speed of the shipped model's layers (PRESET=base): build/bench.json and .md
 	@$(BIN)/expertile bench $(if $(or $(PRESET),$(CONFIG)),--config $(or $(PRESET),$(CONFIG))) -o build
 
-model: $(READY)  ## train models/base anew (needs the [train] extra: installs torch)
+model: $(READY)  ## corpus, teacher, model, gate and metrics in build/train (PRESET=base, tiny or small; installs torch)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[train]'
-	@$(BIN)/python -m sw_model.training.train $(TRAIN)
+	@$(BIN)/python -m sw_model.training.pipeline $(or $(PRESET),base) $(TRAIN)
 
 lint: $(READY)   ## ruff and mypy
 	@$(BIN)/ruff check .

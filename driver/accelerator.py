@@ -80,10 +80,11 @@ class Driver:
         self.write("CONTROL", ENABLE | CLEAR | FLUSH)
 
     def load(self, image: Image) -> None:
-        """Make the accelerator the layer of ``image``: registers, weights, enable."""
+        """Make the accelerator the layer of ``image``: registers, and weights unless it woke up with them."""
         self.write("CONTROL", CLEAR)
-        self.bus.send_weights(image.packets())
-        self.bus.finish()
+        if self.read("IMAGE") != image.id:
+            self.bus.send_weights(image.packets())
+            self.bus.finish()
         if self.read("STATUS") & BAD_WEIGHTS:
             raise RuntimeError(f"the device refused weights: is {image.config!r} what it was made from?")
         self.configure(image)

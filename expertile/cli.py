@@ -18,6 +18,7 @@ from expertile.commands import (
     generate,
     inspect,
     layer,
+    links,
     serve,
     trace,
     verilog,
@@ -45,6 +46,7 @@ app.command("figures")(figures.command)
 app.command("verilog")(verilog.command)
 app.command("fpga")(fpga.command)
 app.command("boards")(boards.command)
+app.command("links")(links.command)
 app.command("serve")(serve.command)
 app.command("demo")(demo.command)
 app.command("bench")(bench.command)

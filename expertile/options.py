@@ -9,7 +9,10 @@ import typer
 __all__ = [
     "ROOT",
     "Attention",
+    "BakedLayer",
     "Baud",
+    "BoardConfig",
+    "BoardName",
     "Checkpoint",
     "Config",
     "Engine",
@@ -19,6 +22,7 @@ __all__ = [
     "Json",
     "Seed",
     "Stalls",
+    "Standalone",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +80,16 @@ Attention = Annotated[
     int, typer.Option(min=0, max=3, help="Level of sparse attention: 0 reads all keys, 3 the fewest.")
 ]
 Baud = Annotated[int, typer.Option(min=300, help="Bits a second of the serial line.")]
+BoardName = Annotated[str, typer.Option(help="Name of the board, as `expertile boards` lists them.")]
+BoardConfig = Annotated[
+    str | None, typer.Option(help="Hardware configuration.", show_default="the board's own preset")
+]
+Standalone = Annotated[
+    bool, typer.Option(help="Weights in the bitstream: the checkpoint's first MoE layer, or that of --layer.")
+]
+BakedLayer = Annotated[
+    int | None, typer.Option(help="This MoE layer's weights in the bitstream; else the host loads them.")
+]
 Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
 Stalls = Annotated[
     float, typer.Option(min=0, max=0.95, help="RTL engines: probability that a stream stalls in a cycle.")

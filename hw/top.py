@@ -14,6 +14,7 @@ from hw.pe.lookup_array import ARRAY_DOMAIN
 from hw.router.gate import SIDE
 from sw_model.config import HardwareConfig
 from sw_model.image import Image
+from sw_model.packets import LAYER_KINDS
 
 __all__ = ["PORTS", "Top", "ports"]
 
@@ -180,3 +181,11 @@ class Top(wiring.Component):
         m.d.sync += flags.eq(Mux(clear, 0, flags) | Cat(tokens.length_error, weights.error))
         m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, flags))
         m.d.comb += registers.ro_CONFIG_HASH.eq(config_id(self._config))
+        if self._image is not None:
+            image = Signal(
+                32, init=self._image.id, reset_less=True
+            )  # the weights outlive a reset, as it does
+            loaded = Cat(getattr(weights, f"{k.name.lower()}_en") for k in LAYER_KINDS)
+            with m.If(loaded.any()):
+                m.d.sync += image.eq(0)
+            m.d.comb += registers.ro_IMAGE.eq(image)

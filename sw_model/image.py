@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,6 +80,15 @@ class Image:
         """The experts that are loaded on demand."""
         arrays = (self.page_words, self.page_scales, self.page_contexts, self.page_sizes)
         return Pages(**dict(zip(("words", "scales", "contexts", "sizes"), arrays, strict=True)))
+
+    @property
+    def id(self) -> int:
+        """What register IMAGE reads in a design that has it baked in: a hash of its contents, never 0."""
+        digest = hashlib.sha256(json.dumps(self.registers, sort_keys=True).encode())
+        for name in self._TABLES:
+            array = np.ascontiguousarray(getattr(self, name))
+            digest.update(str(array.shape).encode() + array.tobytes())
+        return int.from_bytes(digest.digest()[:4], "little") or 1
 
     def packets(self) -> Iterator[np.ndarray]:
         """What is always on chip, as weight-stream packets (:mod:`sw_model.packets`), uint32 [beats, 4]."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from sw_model.config import HardwareConfig
 
-__all__ = ["BEAT_LIMBS", "HEADER", "NARROW", "Kind", "capacities", "packet", "pieces", "table"]
+__all__ = ["BEAT_LIMBS", "HEADER", "LAYER_KINDS", "NARROW", "Kind", "capacities", "packet", "pieces", "table"]
 
 BEAT_LIMBS = 4  # 32-bit limbs of a beat
 
@@ -28,6 +28,9 @@ class Kind(IntEnum):
 
 NARROW = frozenset({Kind.SCALES, Kind.BIASES, Kind.COSTS, Kind.DOMAINS, Kind.RESIDENT})
 """Kinds of four entries a beat."""
+
+LAYER_KINDS = (Kind.WORDS, Kind.SCALES, Kind.CONTEXTS, Kind.BIASES, Kind.COSTS, Kind.DOMAINS)
+"""Kinds that a layer is made of."""
 
 HEADER = {"tile": 16, "kind": 3, "paged": 1, "expert": 12, "start": 32, "beats": 32}
 """Fields of a header beat and their widths, lowest first. ``paged``: the packet belongs to the page of

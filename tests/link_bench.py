@@ -1,4 +1,4 @@
-"""The byte link with a dummy accelerator behind it: its pins are a clock and a serial line."""
+"""The byte link with a dummy accelerator behind it: its pins are a clock and a serial line, or SPI."""
 
 import os
 
@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.host.axil import SIGNALS, RegisterFile
 from hw.host.bridge import Bridge
+from hw.host.spi import SpiPort
 from hw.host.uart import UartReceiver, UartTransmitter
 
 CAPACITY = 16
@@ -21,8 +22,11 @@ class LinkBench(wiring.Component):
     """Gives every word of a token back plus one, after the whole token; LIMIT is a register to play with, and
     CYCLES the sum of the low words of all beats on the weight stream."""
 
-    def __init__(self):
-        super().__init__({"clk": In(1), "uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "led": Out(8)})
+    def __init__(self, spi=False):
+        self._spi = spi
+        uart = {"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1)}
+        pins = {"sck": In(1), "cs_n": In(1, init=1), "copi": In(1), "cipo": Out(1)} if spi else uart
+        super().__init__({"clk": In(1), **pins, "led": Out(8)})
 
     def elaborate(self, platform):
         m = Module()
@@ -34,14 +38,21 @@ class LinkBench(wiring.Component):
         m.d.por += count.eq(count + 1)
         with m.If(count.all()):
             m.d.por += up.eq(1)
-        m.submodules.receiver = receiver = UartReceiver(DIVISOR)
-        m.submodules.transmitter = transmitter = UartTransmitter(DIVISOR)
         m.submodules.bridge = bridge = Bridge(capacity=CAPACITY, patience=PATIENCE)
         m.submodules.registers = registers = RegisterFile()
         m.submodules.tokens = tokens = SyncFIFOBuffered(width=33, depth=64)
-        wiring.connect(m, receiver.o, bridge.rx)
-        wiring.connect(m, bridge.tx, transmitter.i)
-        m.d.comb += [receiver.rx.eq(self.uart_rx), self.uart_tx.eq(transmitter.tx)]
+        if self._spi:
+            m.submodules.port = port = SpiPort()
+            wiring.connect(m, port.o, bridge.rx)
+            wiring.connect(m, bridge.tx, port.i)
+            m.d.comb += [getattr(port, pin).eq(getattr(self, pin)) for pin in ("sck", "cs_n", "copi")]
+            m.d.comb += self.cipo.eq(port.cipo)
+        else:
+            m.submodules.receiver = receiver = UartReceiver(DIVISOR)
+            m.submodules.transmitter = transmitter = UartTransmitter(DIVISOR)
+            wiring.connect(m, receiver.o, bridge.rx)
+            wiring.connect(m, bridge.tx, transmitter.i)
+            m.d.comb += [receiver.rx.eq(self.uart_rx), self.uart_tx.eq(transmitter.tx)]
         for name, member in SIGNALS.items():
             ours, theirs = getattr(registers, name), getattr(bridge, f"s_axil_{name}")
             m.d.comb += ours.eq(theirs) if member.flow.name == "In" else theirs.eq(ours)
@@ -68,8 +79,9 @@ class LinkBench(wiring.Component):
         return m
 
 
-def link_verilog():
+def link_verilog(spi=False):
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
-    top = LinkBench()
-    ports = [top.clk, top.uart_rx, top.uart_tx, top.led]
-    return verilog.convert(top, name="serial_top", ports=ports, emit_src=False, strip_internal_attrs=True)
+    top = LinkBench(spi)
+    ports = [getattr(top, name) for name in top.signature.members]
+    name = "spi_top" if spi else "serial_top"
+    return verilog.convert(top, name=name, ports=ports, emit_src=False, strip_internal_attrs=True)

@@ -109,6 +109,8 @@ def test_fpga_refuses_before_it_builds(tmp_path, capsys, tiny_checkpoint):
     options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga")
     refused(capsys, tmp_path, run(*options, "--config", "nope"), "'nope'")
     refused(capsys, tmp_path, run(*options, "--checkpoint", tiny_checkpoint, "--layer", 2), "layer 2")
+    options = ("fpga", "--board", "ulx3s_45f", "--standalone", "-o", tmp_path / "fpga")
+    refused(capsys, tmp_path, run(*options), "only 3 of the experts of layer 0 fit")
 
 
 def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, monkeypatch):
@@ -122,11 +124,12 @@ def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, mon
     monkeypatch.setattr("hw.boards.flow.build", build)
     options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga", "--config", "tiny")
     assert run(*options) == run(*options, "--checkpoint", tiny_checkpoint, "--layer", 1) == 0
-    assert [s[:2] for s in seen] == [("ulx3s_85f", "tiny")] * 2
-    config = load_config("tiny")
-    want = compile(quantise(Checkpoint.open(tiny_checkpoint).moe_layer(1), "int4", config), config)
+    assert run(*options, "--checkpoint", tiny_checkpoint, "--standalone") == 0
+    assert [s[:2] for s in seen] == [("ulx3s_85f", "tiny")] * 3
+    config, model = load_config("tiny"), Checkpoint.open(tiny_checkpoint)
     assert seen[0][2] is None
-    np.testing.assert_array_equal(seen[1][2].words, want.words)
+    for (_, _, image), n in zip(seen[1:], (1, model.moe_layers[0]), strict=True):
+        assert image.id == compile(quantise(model.moe_layer(n), "int4", config), config).id
     assert "61.5" in capsys.readouterr().out
 
 

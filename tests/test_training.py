@@ -226,24 +226,46 @@ def test_resumed_run_equals_unbroken_run(small, tmp_path: Path) -> None:
     import torch
     from rich.console import Console
 
-    from sw_model.training.train import Recipe, Trainer
+    from sw_model.training import model as network
+    from sw_model.training.recipe import Recipe, Stage
+    from sw_model.training.train import Trainer
 
     documents = many_domains(6000)
     splits = corpus.build(documents, shares={"src": 1.0}, domain_bytes=10**9)
     corpus.write(splits, tmp_path / "corpus")
-    recipe = Recipe(
-        model=small, steps=6, batch=5, warmup=2, dropout=0.0, validate_every=3, validation_bytes=500
+    stages = (
+        Stage(name="first", share=1, mix={"code": 2}),
+        Stage(name="second", share=1, mix={}, gate=1.2, adversary=0.1),
     )
+    recipe = Recipe(
+        model=small,
+        stages=stages,
+        steps=8,
+        batch=5,
+        warmup=2,
+        dropout=0.0,
+        distil=0.5,
+        formats=("fp8", "int4"),
+        patience=1,
+        probe_every=2,
+        settle_rows=5,
+        settle_every=2,
+        validate_every=4,
+        validation_bytes=500,
+    )
+    torch.manual_seed(9)
+    network.save_checkpoint(network.Model(small).state_dict(), small, tmp_path / "teacher")
     quiet = Console(quiet=True)
 
     def trainer(name: str) -> Trainer:
         (tmp_path / name).mkdir(exist_ok=True)
-        return Trainer(recipe, tmp_path / "corpus", tmp_path / name, device=torch.device("cpu"))
+        options = {"device": torch.device("cpu"), "teacher": tmp_path / "teacher"}
+        return Trainer(recipe, tmp_path / "corpus", tmp_path / name, **options)
 
     whole = trainer("whole")
     assert whole.run(stop_after=1e9, console=quiet)
     first = trainer("first")
-    for _ in range(4):
+    for _ in range(6):
         first._update()
         first.step += 1
     first.save()
@@ -253,7 +275,27 @@ def test_resumed_run_equals_unbroken_run(small, tmp_path: Path) -> None:
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert whole.log[-1]["valid"] == pytest.approx(second.log[-1]["valid"], abs=1e-3)
-    assert (tmp_path / "second" / "model.safetensors").is_file()
+    assert whole.precision.log == second.precision.log
+    assert whole.precision.format == "int4"
+    assert [row["stage"] for row in whole.log] == ["first", "second"]
+    assert {"valid", "valid_gated", "valid_rounded"} <= set(whole.log[-1])
+    for name in ("model.safetensors", "gate_rows.safetensors", "training_log.csv", "precision_log.csv"):
+        assert (tmp_path / "second" / name).is_file()
+    stages = whole.summary()["stages"]
+    assert [stage["steps"] for stage in stages] == [4, 4]
+    assert all(stage["watt_hours"] is None for stage in stages)
+
+
+def test_a_recipe_that_distils_asks_for_its_teacher(small, tmp_path: Path) -> None:
+    import torch
+
+    from sw_model.training.recipe import Recipe, Stage
+    from sw_model.training.train import Trainer
+
+    stages = (Stage(name="only", share=1, mix={}),)
+    recipe = Recipe(model=small, stages=stages, steps=1, batch=1, distil=0.5)
+    with pytest.raises(ExpertileError, match="--teacher"):
+        Trainer(recipe, tmp_path, tmp_path, device=torch.device("cpu"))
 
 
 def test_questions_are_cut_out_with_their_answers() -> None:

@@ -7,16 +7,19 @@ from typing import Annotated
 import typer
 
 from expertile import options
+from expertile.options import MODEL, FormatName
 from expertile.output import console
 
 __all__ = ["command"]
 
 
 def command(
-    board: Annotated[str, typer.Option(help="Name of the board.")] = "ulx3s_85f",
-    config: Annotated[
-        str | None, typer.Option(help="Hardware configuration.", show_default="the board's own")
-    ] = None,
+    board: options.BoardName = "ulx3s_85f",
+    config: options.BoardConfig = None,
+    standalone: options.Standalone = False,
+    layer: options.BakedLayer = None,
+    checkpoint: options.Checkpoint = MODEL,
+    format: options.Format = FormatName.int4,
     tcp: Annotated[
         int | None,
         typer.Option(
@@ -33,6 +36,7 @@ def command(
     seed: options.Seed = 0,
 ) -> None:
     """Simulate a board, pins and all, until interrupted; hosts come and go as with a real one."""
+    from expertile.standalone import baked
     from hw.boards import flow
     from sim.board import open_board
     from sim.server import Listener, Terminal, serve
@@ -40,8 +44,11 @@ def command(
 
     target = flow.find(board)
     hardware = load_config(config or target.preset)
+    image = None
+    if standalone or layer is not None:
+        image = baked(checkpoint, layer, format.value, hardware)
     with closing(Terminal() if tcp is None else Listener(tcp)) as door:
-        line = open_board(target, hardware, baud=baud, seed=seed)
+        line = open_board(target, hardware, image=image, baud=baud, seed=seed)
         console().print(f"{board}, configuration {hardware.name}: {door.name}", soft_wrap=True)
         try:
             serve(line, door, threading.Event())

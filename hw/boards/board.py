@@ -48,7 +48,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board with an ECP5 and a serial line.
+    """A board with an ECP5, and a UART or SPI to the host.
 
     name : as the command line has it
     title : as people have it
@@ -58,7 +58,7 @@ class Board:
     oscillator_mhz : the clock that comes in
     clock_mhz : the clock that the design runs at
     feedback_mhz : what the PLL takes its feedback from, if not that clock
-    baud : of its serial line
+    baud : of its UART
     pins : of every port bit of :class:`hw.boards.serial_top.SerialTop`
     """
 
@@ -83,6 +83,11 @@ class Board:
     def capacity(self) -> dict[str, int]:
         """What the device holds: lut, ff, bram, dsp."""
         return DEVICES[self.part].capacity
+
+    @property
+    def spi(self) -> bool:
+        """Its host is at the pins of an SPI, not of a UART."""
+        return any(pin.port == "spi_sck" for pin in self.pins)
 
     @property
     def leds(self) -> int:

@@ -51,20 +51,31 @@ def _ecpix5(platform: type, preset: str) -> Board:
     )
 
 
-def _orangecrab(platform: type, preset: str) -> Board:
-    """Its serial line is on the Feather header: pins 0 (from the host) and 1 (to it)."""
+def _orangecrab(platform: type, preset: str, *, spi: bool = False) -> Board:
+    """The host is at the Feather header: pins 0 (from it) and 1 (to it), or SPI and pin 10."""
     level = Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")
+
+    def header(pin: str, dir: str) -> Resource:
+        return Resource(pin, 0, Pins(pin, dir=dir, conn=("io", 0)), level)
+
+    line = {"uart_rx": header("0", "i"), "uart_tx": header("1", "o")}
+    if spi:
+        line = {
+            "spi_sck": header("sck", "i"),
+            "spi_cs_n": header("10", "i"),
+            "spi_copi": header("copi", "i"),
+            "spi_cipo": header("cipo", "o"),
+        }
     return _board(
-        f"orangecrab_{platform.device[-3:].lower()}",
-        f"OrangeCrab r0.2 {platform.device[-3:]}",
+        f"orangecrab_{platform.device[-3:].lower()}{'_spi' if spi else ''}",
+        f"OrangeCrab r0.2 {platform.device[-3:]}{', SPI' if spi else ''}",
         platform,
         preset,
         clock_mhz=48.0,
         wanted={
             "clk": ("clk", 0, None),
             "button_reset": ("button", 0, None),
-            "uart_rx": Resource("rx", 0, Pins("0", dir="i", conn=("io", 0)), level),
-            "uart_tx": Resource("tx", 0, Pins("1", dir="o", conn=("io", 0)), level),
+            **line,
             **{f"led[{i}]": ("rgb_led", 0, colour) for i, colour in enumerate("gbr")},
         },
     )
@@ -102,6 +113,7 @@ BOARDS: dict[str, Board] = {
         _ulx3s(ULX3S_45F_Platform, "ecp5_45f", 37.5),
         _ulx3s(ULX3S_85F_Platform, "ulx3s_85f", 39.0625, feedback_mhz=25.0),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ecp5_85f"),
+        _orangecrab(OrangeCrabR0_2_85FPlatform, "ecp5_85f", spi=True),
         _ecpix5(ECPIX545Platform, "ecp5_45f"),
         _ecpix5(ECPIX585Platform, "ecp5_85f"),
     )

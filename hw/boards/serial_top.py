@@ -1,4 +1,4 @@
-"""Top of a board: clock, reset, lamps, and the accelerator behind a UART."""
+"""Top of a board: clock, reset, lamps, and the accelerator behind a UART or SPI."""
 
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from hw.boards import pll
 from hw.boards.board import Board
 from hw.host.bridge import AXI, Bridge
+from hw.host.spi import SpiPort
 from hw.host.uart import UartReceiver, UartTransmitter
 from hw.verilog import MODULE
 from sw_model.config import HardwareConfig
@@ -30,7 +31,7 @@ class SerialTop(wiring.Component):
     --------------
     clk : the oscillator
     button_reset : the button
-    uart_rx, uart_tx : to the host, 8N1
+    uart_rx, uart_tx : to the host, 8N1; or spi_sck, spi_cs_n, spi_copi, spi_cipo, where the board has SPI
     led : 0 heartbeat (once a second), 1 a token is on its way, 2 an error since the last reset,
         3 not in reset, 4 receiving, 5 sending; as many as the board has
 
@@ -42,16 +43,37 @@ class SerialTop(wiring.Component):
     def __init__(self, config: HardwareConfig, board: Board) -> None:
         self._config = config
         self._board = board
-        self._divisor = round(board.clock_mhz * 1e6 / board.baud)
+        uart = {"uart_rx": In(1), "uart_tx": Out(1)}
+        spi = {"spi_sck": In(1), "spi_cs_n": In(1), "spi_copi": In(1), "spi_cipo": Out(1)}
         super().__init__(
             {
                 "clk": In(1),
                 "button_reset": In(1),
-                "uart_rx": In(1),
-                "uart_tx": Out(1),
+                **(spi if board.spi else uart),
                 "led": Out(board.leds),
             }
         )
+
+    def _line(self, m: Module, bridge: Bridge) -> Signal:
+        """The way from the pins to the bridge and back. Returns: a byte was lost (one cycle)."""
+        if self._board.spi:
+            m.submodules.spi = spi = SpiPort()
+            wiring.connect(m, spi.o, bridge.rx)
+            wiring.connect(m, bridge.tx, spi.i)
+            m.d.comb += [
+                spi.sck.eq(self.spi_sck),
+                spi.cs_n.eq(self.spi_cs_n),
+                spi.copi.eq(self.spi_copi),
+                self.spi_cipo.eq(spi.cipo),
+            ]
+            return spi.error
+        divisor = round(self._board.clock_mhz * 1e6 / self._board.baud)
+        m.submodules.receiver = receiver = UartReceiver(divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(divisor)
+        wiring.connect(m, receiver.o, bridge.rx)
+        wiring.connect(m, bridge.tx, transmitter.i)
+        m.d.comb += [receiver.rx.eq(self.uart_rx), self.uart_tx.eq(transmitter.tx)]
+        return receiver.error
 
     def elaborate(self, platform: object) -> Module:
         board = self._board
@@ -72,17 +94,10 @@ class SerialTop(wiring.Component):
         bridge_reset = Signal()
         m.d.sync += resetn.eq(~(ResetSignal() | bridge_reset))  # a register to fan out from
 
-        m.submodules.receiver = receiver = UartReceiver(self._divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(self._divisor)
         # A token and its TUSER, in whole beats of the weight stream.
         m.submodules.bridge = bridge = Bridge(capacity=self._config.max_hidden + 4)
-        wiring.connect(m, receiver.o, bridge.rx)
-        wiring.connect(m, bridge.tx, transmitter.i)
-        m.d.comb += [
-            receiver.rx.eq(self.uart_rx),
-            self.uart_tx.eq(transmitter.tx),
-            bridge_reset.eq(bridge.reset),
-        ]
+        line_error = self._line(m, bridge)
+        m.d.comb += bridge_reset.eq(bridge.reset)
 
         m.submodules.accelerator = Instance(
             MODULE,
@@ -110,7 +125,7 @@ class SerialTop(wiring.Component):
         m.d.sync += count.eq(count + 1)
         with m.If(count == half_second - 1):
             m.d.sync += [count.eq(0), heartbeat.eq(~heartbeat)]
-        with m.If(bridge.error | receiver.error):
+        with m.If(bridge.error | line_error):
             m.d.sync += failed.eq(1)
         lamps = Cat(
             heartbeat, glow(bridge.busy), failed, resetn, glow(bridge.rx.valid), glow(bridge.tx.valid)

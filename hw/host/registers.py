@@ -100,6 +100,13 @@ _IDENTITY = (
     Register(
         "CONFIG_HASH", 0x010, Access.RO, 32, "Names the configuration that the design was generated from."
     ),
+    Register(
+        "IMAGE",
+        0x014,
+        Access.RO,
+        32,
+        "Names the weights that the design woke up with; 0: none, or others were loaded since.",
+    ),
 )
 
 # name, width, doc

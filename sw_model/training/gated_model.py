@@ -35,7 +35,6 @@ class GatedMoE(MoE):
     def __init__(self, config: ModelConfig, domains: int) -> None:
         super().__init__(config)
         self.density = nn.Linear(config.hidden, 1, bias=False)
-        nn.init.zeros_(self.density.weight)
         self.register_buffer("psi", torch.tensor(-math.inf))
         self.register_buffer("loudness", torch.zeros(domains, config.experts))
 
@@ -87,10 +86,15 @@ class GatedMoE(MoE):
 
 
 def _step(
-    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, domain: Tensor, on: Tensor
+    layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, domain: Tensor, on: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = x + layer.dropout(layer.attention(layer.attention_norm(x), cos, sin))
-    y, balance, used = layer.moe.gated(layer.moe_norm(x).flatten(0, 1), domain, on)
+    inner = layer.moe_norm(x).flatten(0, 1)
+    if on is None:
+        y, balance = layer.moe(inner)
+        used = balance.new_full((), layer.moe.top_k)
+    else:
+        y, balance, used = layer.moe.gated(inner, domain, on)
     return x + layer.dropout(y.view_as(x)), balance, used
 
 
@@ -105,8 +109,10 @@ class GatedModel(Model):
         super().__init__(config, dropout=dropout)
         for layer in self.layers:
             layer.moe = GatedMoE(config, domains)
+        self._initialise()
+        for layer in self.layers:
+            nn.init.zeros_(layer.moe.density.weight)
         self.mode, self.domain = "top", 0
-        self.step = _step
 
     @classmethod
     def of(cls, model: Model, *, domains: int, dropout: float = 0.0) -> "GatedModel":
@@ -121,14 +127,20 @@ class GatedModel(Model):
         gate = ("moe.psi", "moe.loudness", "moe.density.weight")
         return {name: value for name, value in self.state_dict().items() if not name.endswith(gate)}
 
-    def gated(self, tokens: Tensor, domain: Tensor, on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of tokens [B, T], rows' domains [B] and whether each row is gated [B] (0.0 or 1.0): logits, mean
-        load-balancing loss, and mean experts of the gated tokens by layer."""
+    def act8(self, on: bool) -> None:
+        """Round what the experts take in, or not."""
+        for layer in self.layers:
+            layer.moe.act8 = on
+
+    def gated(self, tokens: Tensor, domain: Tensor, on: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of tokens [B, T], rows' domains [B] and whether each row is gated [B] (0.0 or 1.0; None: no gate):
+        logits, mean load-balancing loss, and mean experts of the gated tokens by layer."""
         length = tokens.shape[1]
-        domain, on = domain.repeat_interleave(length), on.repeat_interleave(length)
+        domain = domain.repeat_interleave(length)
+        on = None if on is None else on.repeat_interleave(length)
         x, balances, used = self.dropout(self.embedding(tokens)), [], []
         for layer in self.layers:
-            x, balance, mean = self.step(layer, x, self.cos[:length], self.sin[:length], domain, on)
+            x, balance, mean = _step(layer, x, self.cos[:length], self.sin[:length], domain, on)
             balances.append(balance)
             used.append(mean)
         return self.head(self.norm(x)), torch.stack(balances).mean(), torch.stack(used)

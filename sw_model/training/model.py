@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sw_model.training.precision import fake_act8
+
 __all__ = ["BOS", "Model", "ModelConfig", "load_checkpoint", "save_checkpoint"]
 
 BOS = 0
@@ -153,13 +155,14 @@ class MoE(nn.Module):
 
     At these widths eight small experts are one ordinary matrix product, faster than gathering tokens.
 
+    With `act8` the experts' inputs and inner vectors are rounded as the array takes them.
     Forward: x [N, H] to (y [N, H], balance): `balance` is the load-balancing loss E * sum f_e p_e, with f_e
     the share of choices and p_e the mean router probability of expert e; it is 1 at perfect balance.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.top_k = config.top_k
+        self.top_k, self.act8 = config.top_k, False
         experts, inner, hidden = config.experts, config.intermediate, config.hidden
         self.router = nn.Linear(hidden, experts, bias=False)
         self.gate = nn.Parameter(torch.empty(experts, inner, hidden))
@@ -181,11 +184,13 @@ class MoE(nn.Module):
     def combine(self, x: Tensor, weight: Tensor) -> Tensor:
         """The block's output [N, H] with these weights [N, E] of the routed experts."""
         experts, inner, hidden = self.gate.shape
+        share = torch.sigmoid(self.shared_weight(x))
+        act = fake_act8 if self.act8 else lambda z: z
+        x = act(x)
         inside = F.silu(x @ self.gate.view(-1, hidden).T) * (x @ self.up.view(-1, hidden).T)
-        inside = inside.view(-1, experts, inner) * weight.to(inside.dtype)[:, :, None]
+        inside = act(inside.view(-1, experts, inner)) * weight.to(inside.dtype)[:, :, None]
         y = inside.view(-1, experts * inner) @ self.down.view(-1, hidden)
-        shared = self.shared_down(F.silu(self.shared_gate(x)) * self.shared_up(x))
-        return y + torch.sigmoid(self.shared_weight(x)) * shared
+        return y + share * self.shared_down(act(F.silu(self.shared_gate(x)) * self.shared_up(x)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         probability, mask, weight = self.route(x)

@@ -7,9 +7,11 @@ parameter, and all matrices of one shape go through a single batched product.
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Muon", "orthogonalise"]
+from sw_model.training.recipe import Recipe
+
+__all__ = ["Muon", "optimisers", "orthogonalise"]
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -72,3 +74,26 @@ class Muon(torch.optim.Optimizer):
                         oriented.reshape(parameter.shape),
                         alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5,
                     )
+
+
+def optimisers(model: nn.Module, recipe: Recipe, *, compiled: bool) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the matrices between layers; embedding, head, router and vectors are not of that kind, and the
+    gate's rows have a rate of their own. Each group's rate at its largest is its `base`."""
+    matrices, others, rows = [], [], []
+    for name, parameter in model.named_parameters():
+        inner = parameter.dim() > 1 and name.startswith("layers.") and "router" not in name
+        if "density" in name:
+            rows.append(parameter)
+        else:
+            (matrices if inner and min(parameter.shape[-2:]) > 1 else others).append(parameter)
+    muon = Muon(
+        matrices,
+        lr=recipe.matrix_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        compiled=compiled,
+    )
+    for group in muon.param_groups:
+        group["base"] = recipe.matrix_rate
+    groups = [{"params": others, "base": recipe.other_rate}, {"params": rows, "base": recipe.density_rate}]
+    return muon, torch.optim.AdamW(groups, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0)

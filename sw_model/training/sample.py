@@ -1,4 +1,4 @@
-"""The likeliest continuations of many prompts at once, with kept keys and values."""
+"""Continuations of many prompts at once, with kept keys and values."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,13 @@ __all__ = ["continuations"]
 
 
 @torch.no_grad()
-def continuations(model: Model, prompts: Tensor, length: int) -> Tensor:
-    """The `length` likeliest bytes, one by one, after each of prompts [B, T]: int64 [B, length].
+def continuations(
+    model: Model, prompts: Tensor, length: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """`length` bytes, one by one, after each of prompts [B, T]: int64 [B, length].
 
-    T + length may not exceed the model's context.
+    Always the likeliest byte, or, with a `generator`, drawn as the model thinks likely. T + length may not
+    exceed the model's context.
     """
     training = model.training
     model.eval()
@@ -24,7 +27,11 @@ def continuations(model: Model, prompts: Tensor, length: int) -> Tensor:
         for layer, past in zip(model.layers, pasts, strict=True):
             x, _ = layer(x, model.cos[here], model.sin[here], past)
         start = here.stop
-        tokens = model.head(model.norm(x[:, -1])).argmax(dim=-1, keepdim=True)
+        logits = model.head(model.norm(x[:, -1]))
+        if generator is None:
+            tokens = logits.argmax(dim=-1, keepdim=True)
+        else:
+            tokens = torch.multinomial(logits.float().softmax(dim=-1), 1, generator=generator)
         result.append(tokens)
     model.train(training)
     return torch.cat(result, dim=1)

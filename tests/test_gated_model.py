@@ -1,22 +1,15 @@
-"""Training with the gate on: the mask, its derivative, the budget, and a run of a few steps."""
-
-import json
+"""Training with the gate on: the mask, its derivative, the budget."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("rich")
-
-from rich.console import Console  # noqa: E402
 
 from sw_model import reference_gate  # noqa: E402
 from sw_model.checkpoint import Checkpoint  # noqa: E402
 from sw_model.gate import Gate, SideBand, to_q  # noqa: E402
-from sw_model.training.gate_tune import Recipe, Tuner  # noqa: E402
 from sw_model.training.gated_model import GatedModel  # noqa: E402
 from sw_model.training.model import Model, ModelConfig, load_checkpoint, save_checkpoint  # noqa: E402
-from sw_model.training.sources import DOMAINS  # noqa: E402
 
 SHAPE = ModelConfig(
     layers=2, hidden=64, heads=2, experts=4, top_k=2, intermediate=32, shared_intermediate=32, context=32
@@ -50,6 +43,20 @@ def test_open_gate_is_the_model(model, batch):
     for on in (torch.ones(10), torch.zeros(10)):
         torch.testing.assert_close(gated.gated(*batch, on)[0], want)
     torch.testing.assert_close(gated(batch[0])[0], want)
+
+
+def test_without_a_gate_at_all_it_is_the_model_too(model, batch):
+    gated = GatedModel.of(model, domains=5)
+    logits, _, experts = gated.gated(*batch, None)
+    torch.testing.assert_close(logits, model(batch[0])[0])
+    assert experts.tolist() == [2.0, 2.0]
+
+
+def test_weights_of_a_fresh_model_are_drawn_as_without_a_gate():
+    gated = GatedModel(SHAPE, domains=5)
+    moe = gated.layers[1].moe
+    assert float(moe.gate.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert not moe.density.weight.any()
 
 
 def test_settled_gate_hits_its_target_and_ungated_rows_are_left_alone(model, batch):
@@ -123,30 +130,3 @@ def test_the_mask_is_level_3_of_the_gate(model, batch, tmp_path):
     np.put_along_axis(want, experts, d.kept, axis=1)
     assert (keep == want).all(axis=1).mean() > 0.97  # Q7.8 tips what lies at the threshold
     assert 0.2 < keep.mean() * 2 < 0.9
-
-
-def test_a_short_run(model, tmp_path):
-    rng = np.random.default_rng(5)
-    for split in ("train", "valid", "test"):
-        (tmp_path / "corpus" / split).mkdir(parents=True)
-        for domain in DOMAINS:
-            text = rng.integers(97, 123, 400).astype(np.uint8).tobytes()
-            (tmp_path / "corpus" / split / f"{domain}.txt").write_bytes(text)
-    save_checkpoint(model.state_dict(), SHAPE, tmp_path / "source")
-    recipe = Recipe(steps=4, batch=10, validate_every=2, validation_bytes=60, settle_rows=10, warmup=1)
-    (tmp_path / "out").mkdir()
-    tuner = Tuner(
-        tmp_path / "source",
-        recipe,
-        tmp_path / "corpus",
-        tmp_path / "out",
-        device=torch.device("cpu"),
-        console=Console(quiet=True),
-    )
-    tuner.run()
-    assert [row["step"] for row in tuner.log] == [0, 2, 4]
-    assert tuner.log[-1]["train"] > 0
-    assert set(tuner.test(60)) == {"top", "gated", "first"}
-    layer = Checkpoint.open(tmp_path / "out").moe_layer(0)  # a checkpoint of the family, without the gate
-    assert layer.n_experts == 4
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "qwen2_moe"

@@ -1,0 +1,128 @@
+"""The whole way to a model: corpus, teacher, student, gate, measurement.
+
+    python -m sw_model.training.pipeline small|tiny|base [--out build/train] [--set FIELD=VALUE]
+        [--teacher-set FIELD=VALUE] [--test-bytes N]
+
+`make model PRESET=small` runs it. Under OUT there is a folder for the teacher and one for the model, whose
+`config.json`, `model.safetensors`, `gate.json`, `metrics.json` and logs are what `models/` ships. A teacher
+that is there already is kept. The filter by semantic entropy is a command of its own and not a part of this:
+what it keeps trains worse (`docs/training.md`).
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from sw_model import gate_file
+from sw_model.calibration import Settings
+from sw_model.checkpoint import Checkpoint
+from sw_model.config import load_config
+from sw_model.errors import ExpertileError
+from sw_model.model_gate import calibrate_text
+from sw_model.model_gate import measure as measure_gate
+from sw_model.training import corpus as corpus_builder
+from sw_model.training.corpus import load
+from sw_model.training.measure import report
+from sw_model.training.recipe import Recipe, change, load_recipe
+from sw_model.training.sources import DOMAINS
+from sw_model.training.train import run
+
+__all__ = ["PRESETS", "Preset", "calibrate", "pipeline"]
+
+
+class Preset:
+    """Of the whole way.
+
+    teacher : its recipe
+    form : of the experts when the gate is calibrated
+    gate_bytes, test_bytes : of a domain's text, to calibrate on and to measure on (None: all)
+    """
+
+    def __init__(self, teacher: str, form: str, gate_bytes: int, test_bytes: int | None) -> None:
+        self.teacher, self.form, self.gate_bytes, self.test_bytes = teacher, form, gate_bytes, test_bytes
+
+
+PRESETS = {
+    "base": Preset("teacher", "int8", 6144, None),
+    "tiny": Preset("teacher", "int4", 6144, None),
+    "small": Preset("teacher_small", "int4", 1024, 50_000),
+}
+
+
+def calibrate(folder: Path, corpus: Path, *, target: float, form: str, total: int, console: Console) -> None:
+    """Write `folder/gate.json` as `expertile calibrate` does: from validation text, measured on test text."""
+    checkpoint, config = Checkpoint.open(folder), load_config("base")
+    seen, held_out = ({d: load(corpus, split, d) for d in DOMAINS} for split in ("valid", "test"))
+    with console.status("calibrating the gate"):
+        gate, layers = calibrate_text(checkpoint, seen, Settings(target=target), config, form, total=total)
+        figures = measure_gate(checkpoint, gate, layers, held_out, config, total=total // 2)
+    achieved = figures.as_dict() | {"format": form, "config": config.name}
+    (folder / "gate.json").write_text(gate_file.dump(replace(gate, achieved=achieved)))
+    console.print(f"gate: {achieved['mean_experts']:.3f} experts", achieved["bits_per_byte"]["mean"])
+
+
+def pipeline(
+    preset: Preset,
+    recipes: tuple[Recipe, Recipe],
+    folders: tuple[Path, Path],
+    corpus: Path,
+    *,
+    device: torch.device,
+    console: Console,
+) -> dict:
+    """Train the teacher (unless its folder has a model) and the student, calibrate, measure; the metrics."""
+    teacher, student = folders
+    if not (teacher / "model.safetensors").is_file():
+        run(recipes[0], corpus, teacher, device=device, console=console)
+    run(recipes[1], corpus, student, device=device, console=console, teacher=teacher)
+    target = next((s.gate for s in recipes[1].stages if s.gate is not None), None)
+    if target is not None:
+        calibrate(student, corpus, target=target, form=preset.form, total=preset.gate_bytes, console=console)
+    with console.status("measuring"):
+        return report(student, corpus, limit=preset.test_bytes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("preset", choices=sorted(PRESETS))
+    parser.add_argument("--corpus", type=Path, default=Path("build/corpus"))
+    parser.add_argument("--out", type=Path, default=Path("build/train"))
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="of the model's recipe"
+    )
+    parser.add_argument(
+        "--teacher-set", action="append", default=[], metavar="FIELD=VALUE", help="of its teacher's"
+    )
+    parser.add_argument("--test-bytes", type=int, help="test text a domain")
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    if args.test_bytes:
+        preset.test_bytes = args.test_bytes
+    try:
+        teacher, student = load_recipe(preset.teacher), load_recipe(args.preset)
+        for text in args.teacher_set:
+            teacher = change(teacher, text)
+        for text in args.set:
+            student = change(student, text)
+        if not (args.corpus / "manifest.json").is_file():
+            sys.argv = [sys.argv[0], "--out", str(args.corpus)]
+            corpus_builder.main()
+        result = pipeline(
+            preset,
+            (teacher, student),
+            (args.out / preset.teacher, args.out / args.preset),
+            args.corpus,
+            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            console=Console(),
+        )
+    except ExpertileError as error:
+        parser.error(str(error))
+    Console().print({name: round(mean, 4) for name, mean in result["mean"].items()})
+
+
+if __name__ == "__main__":
+    main()

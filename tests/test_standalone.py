@@ -1,0 +1,80 @@
+"""A bitstream with a layer in it answers tokens at its serial pins from power-up on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from random_layers import random_tokens
+from sim_layers import Case, random_quantised, same_bits
+
+from driver.accelerator import Driver
+from driver.link import Link
+from driver.link_bus import LinkBus
+from hw.boards.catalogue import BOARDS
+from sim.board import open_board
+from sw_model import compiler, golden
+from sw_model.config import HardwareConfig
+
+pytestmark = pytest.mark.sim
+
+BOARD = BOARDS["orangecrab_85f"]  # its lamps and button are active low
+CONFIG = HardwareConfig(
+    name="alone", tiles=1, words=2048, scales=1024, max_hidden=32, max_intermediate=32, max_experts=8,
+    max_top_k=2,
+)  # fmt: skip
+SHAPE = {"hidden": 32, "experts": 4, "shared": 32}
+
+
+@pytest.fixture(scope="module")
+def layer():
+    return random_quantised(Case(fmt="mixed", gate=True, shape=SHAPE), CONFIG, seed=31)
+
+
+@pytest.fixture
+def bus(layer):
+    return LinkBus(Link(open_board(BOARD, CONFIG, image=compiler.compile(layer, CONFIG), seed=5)))
+
+
+def tokens(n, seed):
+    return random_tokens(np.random.default_rng(seed), n, 32)
+
+
+def test_tokens_alone(bus, layer):
+    """Nothing but tokens goes in."""
+    x = tokens(6, seed=1)
+    assert same_bits(bus.run(x), golden.run(layer, x, CONFIG).y)
+    heartbeat, busy = 1, 2
+    assert bus._link._pipe.lamps & ~heartbeat == busy
+    bus._link.reset()
+    assert same_bits(bus.run(x[:2]), golden.run(layer, x[:2], CONFIG).y)
+
+
+def test_a_driver_sends_only_what_is_not_there(bus, layer):
+    driver, x = Driver(bus), tokens(3, seed=2)
+    image = compiler.compile(layer, CONFIG)
+    assert driver.read("IMAGE") == image.id
+    sent = bus.send_weights
+    bus.send_weights = None  # an error if it is called
+    driver.load(image)
+    assert same_bits(driver.run(x), golden.run(layer, x, CONFIG).y)
+
+    bus.send_weights = sent
+    other = random_quantised(Case(fmt="int4", shape=SHAPE), CONFIG, seed=32)
+    driver.load(compiler.compile(other, CONFIG))
+    assert driver.read("IMAGE") == 0
+    assert same_bits(driver.run(x), golden.run(other, x, CONFIG).y)
+    driver.load(image)
+    assert same_bits(driver.run(x), golden.run(layer, x, CONFIG).y)
+    bus._link.reset()  # registers as at power-up; but what was loaded is not what it woke up with
+    assert driver.read("IMAGE") == 0
+
+
+def test_an_image_has_a_name_of_its_own(layer):
+    image = compiler.compile(layer, CONFIG)
+    names = {image.id, compiler.compile(layer, CONFIG).id}
+    assert len(names) == 1 and 0 not in names
+    words = image.words.copy()
+    words[0, 0, 0] ^= 1
+    registers = image.registers | {"TOP_K": 1}
+    names |= {replace(image, words=words).id, replace(image, registers=registers).id}
+    assert len(names) == 3
