@@ -33,11 +33,10 @@ def report(board, config, hash=None):
 def test_what_fits(layer, tmp_path):
     rows = {row["board"]: row for row in board_list.rows(layer, "int4", tmp_path / "none.json")}
     assert list(rows) == list(BOARDS)
-    big, small, lookup = rows["ecpix5_85f"], rows["ulx3s_45f"], rows["ulx3s_85f"]
+    big, small = rows["ulx3s_85f"], rows["ulx3s_45f"]
     assert (big["layer"], big["experts_on_chip"], big["macs_per_cycle"]) == ("whole", layer.n_experts, 64)
     assert small["layer"] == "paged" and layer.rule.top_k <= small["experts_on_chip"] < layer.n_experts
     assert big["weights_kib"] == 2 * 10240 * 16 // 1024
-    assert (lookup["layer"], lookup["macs_per_cycle"], lookup["clock_mhz"]) == ("no", 1024, 78.125)
     assert big["fmax_mhz"] is big["lut_percent"] is None
     # At INT8 the pages are twice as large: even the large one has no room for the layer, and cannot page.
     assert {row["layer"] for row in board_list.rows(layer, "int8", tmp_path / "none.json")} == {"no"}
