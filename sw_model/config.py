@@ -177,8 +177,8 @@ class HardwareConfig:
 
     @property
     def macs_per_cycle(self) -> int:
-        """Nibble products that the array makes in a cycle of the core."""
-        return BLOCK * self.tiles * self.array_clock // self.step_cycles
+        """Nibble products that the array makes in a cycle of its clock."""
+        return BLOCK * self.tiles // self.step_cycles
 
     @property
     def max_blocks(self) -> int:
