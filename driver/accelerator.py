@@ -7,19 +7,26 @@ import numpy as np
 from driver.bus import Bus
 from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, VERSION_VALUE, address, config_id
 from sw_model.config import HardwareConfig, load_config, presets
+from sw_model.energy.governor import Registers
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
 from sw_model.image import Image, resident_packet
 
 __all__ = ["BAD_WEIGHTS", "CLEAR", "ENABLE", "FLUSH", "Driver"]
 
-ENABLE, CLEAR, FLUSH = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
-BAD_WEIGHTS = next(1 << f.lsb for f in REGISTERS["STATUS"].fields if f.name == "error_weights")
+ENABLE, CLEAR, FLUSH, HOLD, GOVERN = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
+_STATUS = {f.name: 1 << f.lsb for f in REGISTERS["STATUS"].fields}
+BAD_WEIGHTS, HELD = _STATUS["error_weights"], _STATUS["held"]
 _RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
 
 
 class Driver:
     """Drives an accelerator through ``bus`` alone; requests for pages are answered from the image.
+
+    Attributes
+    ----------
+    image : Image or None
+        The layer that it is.
 
     Raises
     ------
@@ -28,6 +35,8 @@ class Driver:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+        self.image: Image | None = None
+        self._weights: dict[str, int] = {}  # of the meter, as written
         self._experts = 0
         self._seen = 0  # requests since serve_pages
         self._slots: dict[int, int] = {}  # slot -> expert
@@ -76,6 +85,7 @@ class Driver:
         for name, value in image.registers.items():
             self.write(name, value)
         self.bus.serve_pages([list(image.pages.packets(e)) for e in range(len(image.page_sizes))])
+        self.image = image
         self._experts, self._seen, self._slots = image.registers["EXPERTS"], 0, {}
         self.write("CONTROL", ENABLE | CLEAR | FLUSH)
 
@@ -103,14 +113,50 @@ class Driver:
         self._slots |= {slot: expert for expert, slot in requests}
         return np.isin(np.arange(self._experts), list(self._slots.values()))
 
+    def govern(self, registers: Registers | None, weights: dict[str, int]) -> None:
+        """Start the governor afresh, or turn it off; ``weights`` of the meter. No token is in the core."""
+        self._weights = {}
+        self.weigh(weights)
+        self.write("GOVERNOR_BUDGET", 0 if registers is None else int(registers.budget))
+        if registers is not None:
+            self.write("GOVERNOR_SHIFT", int(registers.shift))
+            self.write("GOVERNOR_LAMBDA_MAX", registers.lambda_max)
+            self.write("GOVERNOR_LAST_MODE", registers.last_mode)
+        self.write("CONTROL", self.read("CONTROL") | GOVERN)
+
+    def weigh(self, weights: dict[str, int]) -> None:
+        """Write the ``weights`` of the meter that have changed. No token is in the core."""
+        for name, value in weights.items():
+            if self._weights.get(name) != value:
+                self.write(f"ENERGY_{name}", value)
+        self._weights = dict(weights)
+
+    def governed(self) -> dict[str, int]:
+        """What the governor has decided (fields of GOVERNOR_STATE), its credit, the last token's energy."""
+        state = self.read("GOVERNOR_STATE")
+        found = {f.name: state >> f.lsb & ((1 << f.width) - 1) for f in REGISTERS["GOVERNOR_STATE"].fields}
+        credit = self.read("GOVERNOR_CREDIT")
+        found["credit"] = credit - (credit >> 31 << 32)
+        return found | {"energy": self.read("GOVERNOR_ENERGY")}
+
+    def requests(self) -> list[int]:
+        """Experts whose pages were asked for since :meth:`configure`, in order."""
+        return [expert for expert, _ in self.bus.page_requests(0)]
+
     def set_resident(self, resident: np.ndarray) -> None:
         """Tell the gate which experts (bool [E]) are on chip; between batches."""
         self.bus.send_weights([resident_packet(resident)])
         self.bus.finish()
 
     def counters(self) -> dict[str, int]:
-        """All counters by name."""
-        return {name: self.read(name) for name in COUNTERS}
+        """All counters by name, as of one cycle."""
+        control = self.read("CONTROL")
+        self.write("CONTROL", control | HOLD)
+        while not self.read("STATUS") & HELD:
+            pass
+        values = {name: self.read(name) | self.read("COUNTER_HIGH") << 32 for name in COUNTERS}
+        self.write("CONTROL", control)
+        return values
 
     def close(self) -> None:
         """Give the bus back."""

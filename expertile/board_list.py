@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,12 @@ from sw_model.errors import ExpertileError
 from sw_model.moe import MoELayer
 from sw_model.quantised import quantise
 
-__all__ = ["BRIEF", "COLUMNS", "RECORDS", "markdown", "record", "rows"]
+__all__ = ["BRIEF", "COLUMNS", "RECORDS", "cells", "markdown", "record", "rows"]
 
 RECORDS = ROOT / "docs" / "boards.json"
 
 #: Of a build's report, what does not change from run to run.
-_KEPT = (
-    *("fmax_mhz", "clock_mhz", "core_fmax_mhz", "core_clock_mhz", "timing_met"),
-    *("lut", "ff", "bram", "dsp", "utilisation_percent"),
-)
+_KEPT = ("fmax_mhz", "clock_mhz", "timing_met", "lut", "ff", "bram", "dsp", "utilisation_percent")
 
 COLUMNS = {
     "title": "board",
@@ -31,8 +28,6 @@ COLUMNS = {
     "preset": "preset",
     "macs_per_cycle": "MACs a cycle (nibbles)",
     "weights_kib": "weights on chip (KiB)",
-    "experts_on_chip": "experts on chip",
-    "layer": "a layer of the model",
     "clock_mhz": "clock (MHz)",
     "fmax_mhz": "Fmax (MHz)",
     "lut_percent": "LUT (%)",
@@ -45,9 +40,7 @@ BRIEF = {
     "board": "board",
     "preset": "preset",
     "weights_kib": "KiB",
-    "macs_per_cycle": "MACs",
-    "experts_on_chip": "experts",
-    "layer": "layer",
+    "macs_per_cycle": "MAC",
     "clock_mhz": "MHz",
     "fmax_mhz": "Fmax",
 }
@@ -69,22 +62,28 @@ def _name(row: dict[str, Any]) -> tuple[str, str]:
     return row["board"], row["config"]
 
 
-def rows(layer: MoELayer, fmt: str, records: Path = RECORDS) -> list[dict[str, Any]]:
+def rows(layers: Mapping[str, MoELayer], fmt: str, records: Path = RECORDS) -> list[dict[str, Any]]:
     """Every board with its preset, and with other presets that were built for it.
 
-    ``layer``, ``fmt`` : the layer that should fit, and the format of its experts
+    ``layers``, ``fmt`` : layers that should fit, by the models' names, and the format of their experts. Field
+        "fits" says of each: whole, paged (with the experts that are on chip at once), or no
     ``records`` : what :func:`record` wrote. Figures of a configuration that has changed since are left out
     """
     known = _load(records)
     pairs = [(board.name, board.preset) for board in BOARDS.values()]
-    pairs += [p for p in map(_name, known) if p not in pairs and p[0] in BOARDS and p[1] in presets()]
+    current = {name: load_config(name).hash for name in presets()}
+    more = [_name(r) for r in known if r["board"] in BOARDS and current.get(r["config"]) == r["config_hash"]]
+    pairs += [pair for pair in more if pair not in pairs]
     configs = {preset: load_config(preset) for _, preset in pairs}
-    fits = {preset: _fit(layer, fmt, config) for preset, config in configs.items()}
+    fits = {
+        preset: {name: _fit(layer, fmt, config) for name, layer in layers.items()}
+        for preset, config in configs.items()
+    }
     return [_row(board, configs[preset], fits[preset], known) for board, preset in pairs]
 
 
 def _row(
-    board: str, config: HardwareConfig, fit: tuple[int, str], known: Iterable[dict[str, Any]]
+    board: str, config: HardwareConfig, fits: dict[str, str], known: Iterable[dict[str, Any]]
 ) -> dict[str, Any]:
     target = BOARDS[board]
     built: dict[str, Any] = next(
@@ -98,37 +97,42 @@ def _row(
         "preset": config.name,
         "macs_per_cycle": config.macs_per_cycle,
         "weights_kib": config.tiles * config.words * 16 // 1024,
-        "experts_on_chip": fit[0],
-        "layer": fit[1],
+        "fits": fits,
         "clock_mhz": built.get("clock_mhz", target.clock_mhz * config.array_clock),
         **{name: built.get(name) for name in _KEPT if name not in ("clock_mhz", "utilisation_percent")},
         **{f"{name}_percent": percent.get(name) for name in ("lut", "bram", "dsp")},
     }
 
 
-def _fit(layer: MoELayer, fmt: str, config: HardwareConfig) -> tuple[int, str]:
-    """Routed experts of ``layer`` that are on chip at once, and whether that is all of them."""
+def _fit(layer: MoELayer, fmt: str, config: HardwareConfig) -> str:
+    """Whether all of ``layer`` is on chip at once, or how many of its routed experts."""
     try:
         slots = paging(quantise(layer, fmt, config), config)["PAGE_SLOTS"]
     except ExpertileError:
-        return 0, "no"
-    return (slots, "paged") if slots else (layer.n_experts, "whole")
+        return "no"
+    return f"paged, {slots}/{layer.n_experts}" if slots else "whole"
 
 
-def markdown(table: list[dict[str, Any]], model: str) -> str:
+def cells(row: dict[str, Any], columns: Mapping[str, str], empty: str) -> list[str]:
+    """A row as texts: ``columns``, then whether each model fits."""
+    found = [*(row[c] for c in columns), *row["fits"].values()]
+    return [empty if value is None else str(value) for value in found]
+
+
+def markdown(table: list[dict[str, Any]], fmt: str) -> str:
     """The list as a document."""
+    heads = [*COLUMNS.values(), *(f"a layer of `{name}`" for name in table[0]["fits"])]
     lines = [
         "# Boards",
         "",
         "<!-- Written by `make boards` from docs/boards.json, which `expertile fpga --record` keeps. -->",
         "",
-        f"A layer of {model}: whether its experts are all on chip (whole), or some",
-        "are sent when they are needed (paged), or it does not run. Figures are of place and route; none:",
+        f"A layer of each model at {fmt.upper()}: whether its experts are all on chip (whole), or so many",
+        "and the others are sent when needed (paged), or it does not run. Figures: place and route; none:",
         "not built.",
         "",
-        "| " + " | ".join(COLUMNS.values()) + " |",
-        "|" + "---|" * len(COLUMNS),
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(cells(row, COLUMNS, "")) + " |" for row in table),
     ]
-    for row in table:
-        lines.append("| " + " | ".join("" if row[c] is None else str(row[c]) for c in COLUMNS) + " |")
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -15,10 +15,13 @@ from sw_model import golden, reference, reference_gate
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import paging
 from sw_model.config import HardwareConfig
+from sw_model.energy.counters import of_array, of_work
 from sw_model.energy.counts import Counts
+from sw_model.energy.estimate import Estimate
+from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.formats import BLOCK
-from sw_model.gate import Q_MAX, Decisions, Gate, SideBand
+from sw_model.gate import Decisions, Gate, SideBand
 from sw_model.gate_file import GateFile
 from sw_model.model_gate import LEVELS
 from sw_model.moe import MoELayer
@@ -159,6 +162,7 @@ class LayerEngine:
                 self._pages = PageTable(slots) if slots else None
         elif gate is not None:
             check_gate(gate, layer, config)
+        self._governor: Governor | None = None
         self._rtl: Any = None
         if port is not None:
             from sim.engines import open_port
@@ -184,9 +188,10 @@ class LayerEngine:
         if self._quantised is None:
             return self._float(x, side, tally)
         resident = None if self._pages is None else self._pages.mask(self.layer.n_experts)
-        want = golden.run(self._quantised, x, self._config, side, resident)
+        want = golden.run(self._quantised, x, self._config, side, resident, self._governor)
         if self._pages is not None:
-            tally.page_hits, tally.page_misses = self._pages.count(want)
+            tally.page_hits, loaded = self._pages.follow(want)
+            tally.page_misses = len(loaded)
         tally.experts_used, tally.macs = want.stats.experts_used, want.stats.macs
         tally.decided(want.decisions)
         y = want.y
@@ -208,14 +213,20 @@ class LayerEngine:
             y=y, experts=want.experts, decisions=want.decisions, tally=tally, work=want.work.total()
         )
 
-    def govern(self, lam: int, cap: int) -> None:
-        """Add ``lam`` (Q7.8) to the gate's lambda, and let no more than ``cap`` experts stay, from now on.
+    def govern(self, energy: Estimate) -> Governor:
+        """From now on under an energy budget, from nothing owed; returns the golden engine's governor. The
+        hardware's own is held against it with every call.
 
-        On the golden engine, with a gate.
+        Raises
+        ------
+        ExpertileError
+            The budget is out of range, or the engine has no governor.
         """
-        assert self._quantised is not None and self._gate is not None and self._rtl is None
-        gate = replace(self._gate, lam=min(self._gate.lam + lam, Q_MAX), cap=min(self._gate.cap, cap))
-        self._quantised = replace(self._quantised, gate=gate)
+        assert self._quantised is not None
+        self._governor = energy.governor(self._quantised)
+        if self._rtl is not None:
+            self._rtl.govern(self._governor)
+        return self._governor
 
     def _float(self, x: np.ndarray, side: SideBand | None, tally: Tally) -> LayerResult:
         exact: reference.Result | reference_gate.Result
@@ -244,14 +255,16 @@ class LayerEngine:
         if got.experts is not None and not np.array_equal(got.experts, want.experts):
             token = int(np.argwhere((got.experts != want.experts).any(axis=1))[0][0])
             raise Mismatch(f"{what} in the experts of token {token}")
-        counts = {}
-        if want.decisions is not None:
-            counts |= want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
+        assert self._quantised is not None
+        counts = of_work(want) | of_array(self._quantised, self._config, want)
         if self._pages is not None:
             counts |= {"PAGE_HITS": tally.page_hits, "PAGE_MISSES": tally.page_misses}
         for name, count in counts.items():
             if got.counters[name] != count:
                 raise Mismatch(f"{what} in counter {name}: {got.counters[name]}, not {count}")
+
+        if self._governor is not None and got.governed != self._governor.decided:
+            raise Mismatch(f"{what} in the governor: {got.governed}, not {self._governor.decided}")
 
     def close(self) -> None:
         """Release the simulator."""
@@ -319,10 +332,9 @@ class ModelEngine:
             self.work = result.work if self.work is None else self.work + result.work
         return result.y
 
-    def govern(self, lam: int, cap: int) -> None:
-        """:meth:`LayerEngine.govern` of every layer."""
-        for layer in self._layers.values():
-            layer.govern(lam, cap)
+    def govern(self, energy: Estimate) -> dict[int, Governor]:
+        """:meth:`LayerEngine.govern` of every layer, each with this budget."""
+        return {n: layer.govern(energy) for n, layer in self._layers.items()}
 
     def close(self) -> None:
         """Release all simulators."""

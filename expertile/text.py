@@ -2,7 +2,7 @@
 
 import codecs
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -17,9 +17,9 @@ from expertile.output import console
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
 from sw_model.decoder import Decoder, generate
-from sw_model.energy import governor
 from sw_model.energy.counts import Counts
 from sw_model.energy.estimate import KEY_BITS, Estimate
+from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.gate_file import GateFile
 
@@ -39,49 +39,74 @@ class _GatedDecoder(Decoder):
 
 
 class GovernedDecoder(_GatedDecoder):
-    """A decoder under an energy budget, from its token ``begin`` on; tokens that come one by one count.
+    """A decoder under an energy budget, from its token ``begin`` on. Each MoE layer has a governor and an
+    equal share of the budget, from which attention is paid too: that of a layer, and of layers without
+    experts before it, and each asks for the level of sparse attention in them.
+
+    Parameters
+    ----------
+    energy : a layer's share of the budget
 
     Attributes
     ----------
     trace : list of dict
-        For every counted token: nJ by the estimate; the credit (nJ, negative: owed) and the settings that it
-        ran under: what was added to lambda, the cap, the level of sparse attention; experts run.
+        For every token that came alone: nJ by the estimate, all layers together; the credit (nJ, negative:
+        owed); the settings that it ran under, a list with an entry a layer each: what was added to lambda,
+        the cap, the level of sparse attention, whether high nibbles alone were read; experts run.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, moe: ModelEngine, gate: GateFile, energy: Estimate, begin: int
     ) -> None:
         super().__init__(checkpoint, moe, gate)
+        self._moe = self._charged
         self._energy, self._begin = energy, begin
-        self._registers = governor.registers(energy.budget)
-        self._state = governor.start(self._registers)
+        self._governors: dict[int, Governor] = {}
+        layers = checkpoint.moe_layers
+        self._owner = [next((m for m in layers if m >= n), layers[0]) for n in range(self.shape.layers)]
+        self._reads = dict.fromkeys(layers, 0)  # of keys and values, not charged yet
         self.trace: list[dict[str, Any]] = []
 
     def forward(self, token_ids: Any) -> Any:
-        state, engine = self._state, self._engine
-        self.sparse_attention = int(state.mode)
-        engine.govern(int(state.lam), int(state.cap))
+        alone, engine = len(token_ids) == 1, self._engine
+        if alone and len(self.trace) == self._begin and not self._governors:
+            self._governors = engine.govern(self._energy)
+        states = [g.state for g in self._governors.values()]
         engine.work = None
         logits = super().forward(token_ids)
-        if len(token_ids) > 1 or engine.work is None:  # a prompt, or a context read again
-            return logits
-        bits = KEY_BITS * self.shape.head_dim * int(self.attention_reads.sum())
-        spent = self._energy.of(engine.work, bits)
-        unit = self._energy.unit / 1000
-        self.trace.append(
-            {
-                "position": self.position,
-                "nj": float(spent * unit),
-                "credit_nj": float(state.credit * unit),
-                "lambda": int(state.lam) / 256,
-                "cap": int(state.cap),
-                "attention": int(state.mode),
-                "experts": int(engine.work.experts_used),
-            }
-        )
-        if len(self.trace) > self._begin:
-            self._state = governor.step(state, self._registers, spent)
+        if alone and engine.work is not None:
+            bits = KEY_BITS * self.shape.head_dim * int(self.attention_reads.sum())
+            unit = self._energy.unit / 1000
+            self.trace.append(
+                {
+                    "position": self.position,
+                    "nj": (self._energy.of(engine.work) + self._energy.keys(bits)) * unit,
+                    "credit_nj": sum(int(s.credit) for s in states) * unit,
+                    "lambda": [int(s.lam) / 256 for s in states],
+                    "cap": [int(s.cap) for s in states],
+                    "attention": [int(s.mode) for s in states],
+                    "high_nibble": [int(s.high) for s in states],
+                    "experts": int(engine.work.experts_used),
+                }
+            )
         return logits
+
+    def _attention(self, layer: Any, *args: Any) -> Any:
+        owner = self._owner[self._layers.index(layer)]
+        governor = self._governors.get(owner)
+        self.sparse_attention = 0 if governor is None else int(governor.state.mode)
+        before = int(self.attention_reads.sum())
+        out = super()._attention(layer, *args)
+        self._reads[owner] += int(self.attention_reads.sum()) - before
+        return out
+
+    def _charged(self, n: int, x: np.ndarray) -> np.ndarray:
+        """The experts of layer ``n``, told what attention has read."""
+        bits = KEY_BITS * self.shape.head_dim * self._reads[n]
+        self._reads[n] = 0
+        if n in self._governors:
+            self._governors[n].outside(self._energy.keys(bits // len(x)))
+        return self._engine(n, x)
 
     def figures(self) -> dict[str, Any]:
         """Means before the budget began and after, and where the level of attention changed."""
@@ -91,12 +116,13 @@ class GovernedDecoder(_GatedDecoder):
             return sum(row[key] for row in rows) / len(rows) if rows else None
 
         moved = [
-            f"{a['attention']}>{b['attention']} at token {n}"
-            for n, (a, b) in enumerate(pairwise(self.trace), start=1)
-            if a["attention"] != b["attention"]
+            f"{sum(a)}>{sum(b)} at token {n}"
+            for n, (a, b) in enumerate(pairwise(row["attention"] for row in self.trace), start=1)
+            if sum(a) != sum(b)
         ]
+        shares = len(self._reads)
         return {
-            "budget_nj": self._energy.budget * self._energy.unit / 1000,
+            "budget_nj": shares * self._energy.budget * self._energy.unit / 1000,
             "budget_from": self._begin,
             "nj_before": mean(before, "nj"),
             "nj_after": mean(after, "nj"),
@@ -114,23 +140,24 @@ def model_on(
     config: HardwareConfig,
     *,
     gate: GateFile | None = None,
-    budget: tuple[Estimate, int] | None = None,
+    budget: tuple[Callable[[int], Estimate], int] | None = None,
     ports: Sequence[str] = (),
     **options: Any,
 ) -> Iterator[tuple[Decoder, ModelEngine]]:
     """The byte-level model in ``folder`` with its MoE layers on ``engine``, gated if there is a ``gate``, and
-    under an energy ``budget`` if there is one (and the token it begins with). ``ports``: devices that run a
+    under an energy ``budget`` if there is one (an estimate by the number of layers that share it, and the
+    token it begins with). ``ports``: devices that run a
     layer each, as the command line names them.
 
     Raises
     ------
     ExpertileError
         A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``; a budget
-        without a gate, or on another engine than ``golden``.
+        without a gate, or on the float reference.
     """
-    if budget is not None and (gate is None or engine is not EngineName.golden or ports):
+    if budget is not None and (gate is None or engine is EngineName.reference):
         raise ExpertileError(
-            "an energy budget moves the gate's lambda on the golden engine: give --gate, and no --port"
+            "an energy budget moves the gate's lambda: give --gate, and an engine that has one, as golden"
         )
     checkpoint = Checkpoint.open(folder)
     if checkpoint.shape.vocabulary != 256:
@@ -144,7 +171,8 @@ def model_on(
         elif budget is None:
             yield _GatedDecoder(checkpoint, moe, gate), moe
         else:
-            yield GovernedDecoder(checkpoint, moe, gate, *budget), moe
+            share, begin = budget
+            yield GovernedDecoder(checkpoint, moe, gate, share(moe.layers), begin), moe
 
 
 def layer_work(

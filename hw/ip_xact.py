@@ -28,7 +28,7 @@ INTERFACES: dict[str, tuple[str, str, str]] = {
     "m_axis_page": ("master", "axis", "Requests for pages."),
 }
 
-CLOCKS, RESET = ("aclk", "array_clk"), "aresetn"
+CLOCKS, RESET, LEVEL = ("aclk", "array_clk"), "aresetn", "sparse_attention"
 MEMORY_MAP = "registers"
 #: Device families of the catalogue that have block RAM and multipliers as the Verilog's text wants them.
 FAMILIES = ("artix7", "kintex7", "virtex7", "zynq", "kintexu", "kintexuplus", "virtexuplus", "zynquplus")
@@ -95,6 +95,8 @@ def component(config: HardwareConfig, verilog_file: str) -> str:
         if clock == CLOCKS[0]:
             partners = {"ASSOCIATED_BUSIF": ":".join(INTERFACES), "ASSOCIATED_RESET": RESET}
             _parameters(buses[-1], clock, partners)
+    doc = "Level of sparse attention that the energy governor asks for."
+    _bus(buses, LEVEL, doc, ("signal", "data"), "master", {"DATA": LEVEL})
     _memory_map(_add(root, "memoryMaps"))
     _model(_add(root, "model"), config)
     sources = _add(_add(root, "fileSets"), "fileSet")

@@ -5,11 +5,11 @@ x ─▶ x_quantiser ─▶ x_buffer ─┐                       ┌─▶ rout
                         h_buffer ─┘     └─▶ combine ─▶ y
 """
 
-import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.energy.control import GOVERNED, GOVERNOR, EnergyControl
 from hw.numerics.float32 import unpack
 from hw.numerics.normalise import Normalise
 from hw.numerics.quantiser import BlockQuantiser
@@ -26,14 +26,16 @@ from hw.pe.paging import LOCATION, REQUEST, Paging
 from hw.pe.scheduler import LAYER, Scheduler
 from hw.pe.serialiser import Serialiser
 from hw.router.gate import SIDE
+from hw.router.q78 import saturate
 from hw.router.router import Router
 from hw.skid import Skid
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
+from sw_model.energy.counts import X_BYTES
 from sw_model.formats import BLOCK
 from sw_model.gate import MAX_TAU
 from sw_model.golden import ALPHA
-from sw_model.image import Image
+from sw_model.image import Image, integers
 from sw_model.moe import Activation
 
 __all__ = ["TOKEN", "MoELayer"]
@@ -43,23 +45,10 @@ TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
 
 _ROUTER_TABLES = ("biases", "costs", "domains", "resident")
-_GATE_REGISTERS = {
-    "info": "INFO",
-    "entropy": "ENTROPY",
-    "entropy_scale": "ENTROPY_SCALE",
-    "density": "DENSITY",
-    "lam": "LAMBDA",
-    "phi": "PHI",
-    "psi": "PSI",
-    "cap": "CAP",
-}
-_EVENTS = ("active", "reads", "computes", "routed")
+_GATE_REGISTERS = ("info", "entropy", "entropy_scale", "density", "phi", "psi")
+_EVENTS = ("active", "reads", "computes", "sums", "act_reads", "routed")
+_ROW_EVENTS = ("router_rows", "activations", "combine_rows")
 _PAGE_EVENTS = ("page_hit", "page_miss", "page_stall")
-
-
-def _integers(limbs: np.ndarray) -> list[int]:
-    """Rows of 32-bit limbs, lowest first, as integers."""
-    return [sum(int(limb) << (32 * i) for i, limb in enumerate(row)) for row in limbs]
 
 
 class MoELayer(wiring.Component):
@@ -74,14 +63,17 @@ class MoELayer(wiring.Component):
     -------
     layer : the layer's registers; steady while a token is in the core
     enable : take tokens
+    governor : its registers, steady while a token is in the core; governor_start : afresh, with them
+    governed : what it has decided (:data:`~hw.energy.control.GOVERNED`)
     x, y : streams of binary32 elements, ``last`` at the end of a token
     discard : with an element of x: its token is forgotten
     side : what comes with a token, beside its first element
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
     page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
         :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
-    busy, active, reads, computes, routed, expert_used, removed, removed_valid, empty, token_done, page_hit,
-        page_miss, page_stall : events for the counters
+    busy, active, reads, computes, sums, act_reads, routed, act_writes, router_rows, activations,
+        combine_rows, expert_used, removed, removed_valid, empty, token_done, page_hit, page_miss,
+        page_stall : events for the counters
 
     The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
@@ -90,9 +82,9 @@ class MoELayer(wiring.Component):
         self._config = config
         words = scales = contexts = None
         if image is not None:
-            words = [_integers(tile) for tile in image.words]
+            words = [integers(tile) for tile in image.words]
             scales = image.scales.tolist()
-            contexts = _integers(image.contexts)
+            contexts = integers(image.contexts)
         self._array = (LookupArray if config.body == "lut" else PeArray)(config, words, scales)
         self._contexts = ContextTable(config, contexts)
         self._router = Router(config, image)
@@ -101,6 +93,9 @@ class MoELayer(wiring.Component):
             {
                 "layer": In(LAYER),
                 "enable": In(1),
+                "governor": In(GOVERNOR),
+                "governor_start": In(1),
+                "governed": Out(GOVERNED),
                 "x": In(TOKEN),
                 "discard": In(1),
                 "side": In(SIDE),
@@ -110,6 +105,8 @@ class MoELayer(wiring.Component):
                 **{f"load_{table}_en": In(1) for table in _ROUTER_TABLES},
                 "busy": Out(1),
                 **{name: array[name] for name in _EVENTS},
+                "act_writes": Out(range(X_BYTES + 2)),
+                **{name: Out(range(config.drain + 1)) for name in _ROW_EVENTS},
                 "expert_used": Out(1),
                 "removed": router["removed"],
                 "removed_valid": Out(1),
@@ -216,6 +213,7 @@ class MoELayer(wiring.Component):
 
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
+        reading = array.step_valid if lookup else array.act_reads != 0
         if lookup:
             m.d.comb += [x_buffer.read_word.eq(array.step.word), h_buffer.read_word.eq(array.step.word)]
         loads = [name for name in array.signature.members if name.startswith("load_")]
@@ -225,11 +223,12 @@ class MoELayer(wiring.Component):
         m.d.comb += [
             scheduler.layer.eq(layer),
             scheduler.enable.eq(self.enable),
-            scheduler.high.eq(flag(Flag.HIGH_NIBBLE)),
             x_buffer.read_set.eq(array.step.set),
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
+            x_buffer.read_en.eq(reading & ~array.step.from_h),
+            h_buffer.read_en.eq(reading & array.step.from_h),
             x_buffer.split.eq(array.step.split),
             h_buffer.split.eq(array.step.split),
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
@@ -288,7 +287,7 @@ class MoELayer(wiring.Component):
             router.rule.shared_gated.eq(flag(Flag.SHARED_GATED)),
             router.rule.density_row.eq(flag(Flag.DENSITY_ROW)),
             router.gate.enable.eq(flag(Flag.GATE)),
-            *[router.gate[name].eq(layer[f"GATE_{register}"]) for name, register in _GATE_REGISTERS.items()],
+            *[router.gate[name].eq(layer[f"GATE_{name.upper()}"]) for name in _GATE_REGISTERS],
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
             router.side.eq(Mux(scheduler.x_bank, sides[1], sides[0])),
             scheduler.route.shared.eq(router.route.shared),
@@ -301,6 +300,7 @@ class MoELayer(wiring.Component):
             activate.alpha.eq(Mux(flag(Flag.CLAMPED), ALPHA[Activation.CLAMPED], ALPHA[Activation.SILU])),
         ]
         self._page(m, router, scheduler)
+        self._govern(m, router, scheduler)
 
         # h: collected over all experts of the token, then quantised on one LSB.
         wiring.connect(m, activate.o, h_skid.i)
@@ -318,6 +318,16 @@ class MoELayer(wiring.Component):
             h_buffer.code_valid.eq(h_quantiser.code_valid),
             scheduler.h_block_done.eq(h_quantiser.code_valid & (h_quantiser.code.lane == BLOCK - lanes)),
             scheduler.h_top.eq(h_quantiser.token_top),
+        ]
+
+        # Events: rows as they leave the array, elements of h, blocks written.
+        x_block_done = x_quantiser.code_valid & (x_quantiser.code.lane == BLOCK - lanes)
+        rows = Mux(array.o.valid & array.o.ready, beat.count, 0)
+        m.d.comb += [
+            self.router_rows.eq(Mux(info.kind == Kind.ROUTER, rows, 0)),
+            self.combine_rows.eq(Mux(is_down, rows, 0)),
+            self.activations.eq(Mux(activate.o.valid & activate.o.ready, activate.o.payload.count, 0)),
+            self.act_writes.eq(Mux(x_block_done, X_BYTES, 0) + scheduler.h_block_done),
         ]
 
         wiring.connect(m, wiring.flipped(self.y), combine.o)
@@ -340,6 +350,26 @@ class MoELayer(wiring.Component):
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]
         return m
+
+    def _govern(self, m: Module, router: Router, scheduler: Scheduler) -> None:
+        """Energy of each token, and what the next may cost."""
+        array, step, layer = self._array, self._array.step, self.layer
+        most = {n: (1 << len(Value.cast(getattr(array, n)))) - 1 for n in ("reads", "computes", "sums")}
+        m.submodules.energy = energy = EnergyControl(most)
+        ends = Cat(step.set != 0, step.from_h & array.routed, step.from_h & ~array.routed, step.final)
+        m.d.comb += [
+            energy.registers.eq(self.governor),
+            energy.start.eq(self.governor_start),
+            *[getattr(energy, name).eq(getattr(array, name)) for name in most],
+            energy.token.eq(step.bank),
+            energy.end.eq(Mux(array.step_valid & step.end, ends, 0)),
+            energy.admitted.eq(scheduler.route_ack),
+            router.hold.eq(energy.hold),
+            router.gate.lam.eq(saturate(layer.GATE_LAMBDA.as_signed() + energy.o.lam)),
+            router.gate.cap.eq(Mux(layer.GATE_CAP < energy.o.cap, layer.GATE_CAP, energy.o.cap)),
+            scheduler.high.eq((layer.FLAGS & Flag.HIGH_NIBBLE).any() | energy.high),
+            self.governed.eq(energy.o),
+        ]
 
     def _page(self, m: Module, router: Router, scheduler: Scheduler) -> None:
         """The route on its way to the scheduler, by way of the pages where the design has them."""

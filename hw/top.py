@@ -1,12 +1,13 @@
 """The accelerator with its host side: AXI4-Lite registers, AXI4-Stream tokens and weights."""
 
-from amaranth.hdl import Cat, ClockDomain, Module, Mux, Signal
+from amaranth.hdl import C, Cat, ClockDomain, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
+from hw.energy.counters import Counters
 from hw.host.axil import SIGNALS, RegisterFile
-from hw.host.registers import COUNTERS, LAYER_WIDTHS, config_id
+from hw.host.registers import COUNTERS, GOVERNOR_WIDTHS, LAYER_WIDTHS, REGISTERS, config_id
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
@@ -39,6 +40,7 @@ PORTS = {
     **_axis("s_axis_w", 128, In),
     **_axis("m_axis_y", 32, Out),
     **_axis("m_axis_page", 32, Out),
+    "sparse_attention": Out(2),
 }
 
 
@@ -65,6 +67,7 @@ class Top(wiring.Component):
         with the first beat: information [7:0], domain tag [14:8], tagged [15] (:data:`hw.router.gate.SIDE`)
     s_axis_w_* : weight packets, see :class:`hw.host.weights.WeightLoader`
     m_axis_page_* : requests for pages, a beat each: expert [15:0], the slot that it will fill [31:16]
+    sparse_attention : level that the governor asks of whatever computes attention, 0 (all keys) to 3
     """
 
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
@@ -130,6 +133,17 @@ class Top(wiring.Component):
             self.m_axis_page_tlast.eq(1),
             core.page_request.ready.eq(self.m_axis_page_tready),
         ]
+        governed = core.governed
+        state = {f.name: f.lsb for f in REGISTERS["GOVERNOR_STATE"].fields}
+        shown = {"lambda": governed.lam, "cap": governed.cap, "mode": governed.mode, "high": governed.high}
+        m.d.comb += [
+            *[core.governor[name].eq(getattr(registers, f"rw_{name}")) for name in GOVERNOR_WIDTHS],
+            core.governor_start.eq(registers.pulse_start_governor),
+            registers.ro_GOVERNOR_STATE.eq(sum(value << state[name] for name, value in shown.items())),
+            registers.ro_GOVERNOR_CREDIT.eq(governed.credit),
+            registers.ro_GOVERNOR_ENERGY.eq(governed.energy),
+            self.sparse_attention.eq(governed.mode),
+        ]
         # Tokens enter only while the core is enabled.
         m.d.comb += [
             core.x.payload.eq(tokens.o.payload),
@@ -148,9 +162,8 @@ class Top(wiring.Component):
         weights: WeightLoader,
         core: MoELayer,
     ) -> None:
-        clear = registers.pulse_clear_counters
         events = {
-            "CYCLES": 1,
+            "CYCLES": C(1),
             "BUSY_CYCLES": core.busy,
             "ACTIVE_CYCLES": core.active,
             "TOKENS": core.token_done,
@@ -170,17 +183,32 @@ class Top(wiring.Component):
             "PAGE_MISSES": core.page_miss,
             "PAGE_STALL_CYCLES": core.page_stall,
             "WORDS_LOADED": weights.words_en,
+            "SCALES_LOADED": weights.scales_en,
+            "BLOCK_SUMS": core.sums,
+            "ROUTED_SUMS": Mux(core.routed, core.sums, 0),
+            "ACT_READS": core.act_reads,
+            "ACT_WRITES": core.act_writes,
+            "ROUTER_ROWS": core.router_rows,
+            "ACTIVATIONS": core.activations,
+            "COMBINE_ROWS": core.combine_rows,
         }
-        for name in COUNTERS:
-            counter = Signal(32, name=name.lower())
-            m.d.sync += counter.eq(counter + events[name])
-            with m.If(clear):
-                m.d.sync += counter.eq(0)
-            m.d.comb += getattr(registers, f"ro_{name}").eq(counter)
+        assert tuple(events) == COUNTERS
+        m.submodules.counters = counters = Counters(
+            {name: (1 << len(Value.cast(event))) - 1 for name, event in events.items()}
+        )
         flags = Signal(2)  # a token's length; a weight packet
+        clear = registers.pulse_clear_counters
+        m.d.comb += [
+            *[counters.events[name].eq(event) for name, event in events.items()],
+            counters.clear.eq(clear),
+            counters.hold.eq(registers.rw_CONTROL[3]),
+            counters.addr.eq(registers.counter_addr),
+            counters.en.eq(registers.counter_en),
+            registers.counter.eq(counters.value),
+            registers.ro_STATUS.eq(Cat(core.busy, flags, counters.held)),
+            registers.ro_CONFIG_HASH.eq(config_id(self._config)),
+        ]
         m.d.sync += flags.eq(Mux(clear, 0, flags) | Cat(tokens.length_error, weights.error))
-        m.d.comb += registers.ro_STATUS.eq(Cat(core.busy, flags))
-        m.d.comb += registers.ro_CONFIG_HASH.eq(config_id(self._config))
         if self._image is not None:
             image = Signal(
                 32, init=self._image.id, reset_less=True

@@ -33,17 +33,15 @@ endmodule
 
 module EHXPLLL (
     input CLKI, CLKFB, RST, STDBY, PHASESEL0, PHASESEL1, PHASEDIR, PHASESTEP, PHASELOADREG, PLLWAKESYNC, ENCLKOP,
-    output CLKOP, CLKOS, CLKOS2, LOCK
+    output CLKOP, CLKOS, LOCK
 );
   parameter CLKI_DIV = 1, CLKFB_DIV = 1, CLKOP_DIV = 1, CLKOP_CPHASE = 0, CLKOP_FPHASE = 0;
   parameter CLKOS_DIV = 1, CLKOS_CPHASE = 0, CLKOS_FPHASE = 0;
-  parameter CLKOS2_DIV = 1, CLKOS2_CPHASE = 0, CLKOS2_FPHASE = 0, CLKOS2_ENABLE = "", OUTDIVIDER_MUXC = "";
   parameter CLKOP_ENABLE = "", CLKOS_ENABLE = "", DPHASE_SOURCE = "", FEEDBK_PATH = "", INTFB_WAKE = "",
             OUTDIVIDER_MUXA = "", OUTDIVIDER_MUXB = "", PLLRST_ENA = "", STDBY_ENABLE = "";
   reg [4:0] count = 0;
   always @(posedge CLKI) if (!LOCK) count <= count + 1;
   assign CLKOP = CLKI;
   assign CLKOS = CLKI;
-  assign CLKOS2 = CLKI;
   assign LOCK  = count[4];
 endmodule

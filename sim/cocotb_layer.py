@@ -54,7 +54,9 @@ _INPUTS = (
     "m_axis_page_tready",
 )
 _OKAY, _SLVERR = 0, 2
-_LENGTH_ERROR = next(1 << f.lsb for f in REGISTERS["STATUS"].fields if f.name == "error_token_length")
+_STATUS = {f.name: 1 << f.lsb for f in REGISTERS["STATUS"].fields}
+_LENGTH_ERROR, _HELD = _STATUS["error_token_length"], _STATUS["held"]
+_HOLD = next(1 << f.lsb for f in REGISTERS["CONTROL"].fields if f.name == "hold_counters")
 
 
 def _pauses(rng: random.Random, probability: float) -> Iterator[bool]:
@@ -103,6 +105,14 @@ class _Bench:
         reply = await self.host.read(address(name), 4)
         assert reply.resp == _OKAY, f"read of {name}: response {reply.resp}"
         return int.from_bytes(reply.data, "little")
+
+    async def counters(self) -> dict[str, int]:
+        await self.write("CONTROL", 1 | _HOLD)
+        while not await self.read("STATUS") & _HELD:
+            pass
+        values = {name: await self.read(name) | await self.read("COUNTER_HIGH") << 32 for name in COUNTERS}
+        await self.write("CONTROL", 1)
+        return values
 
     async def configure(self) -> None:
         """The layer's registers, then enable."""
@@ -236,7 +246,7 @@ async def layer(dut: Any) -> None:
         bench.finished = True
         assert await traffic > len(x), "the registers were hardly accessed"
 
-    counters = {name: await bench.read(name) for name in COUNTERS}
+    counters = await bench.counters()
     status = await bench.read("STATUS")
     np.savez(job.with_name("result.npz"), y=y, counters=np.array(json.dumps(counters)))
     flagged = _LENGTH_ERROR if options["strays"] else 0

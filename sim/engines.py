@@ -6,6 +6,7 @@ Every engine takes the same quantised layer and gives the same bits.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from sim.runner import LayerJob, build, run_layer
 from sim.verilator import Core, watchdog
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
+from sw_model.energy.counters import of_array, of_pages, of_work
+from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
 from sw_model.image import Image
@@ -37,13 +40,17 @@ class EngineResult:
     y : float32 [T, H]
     experts : int [T, k] by falling logit, or None where the engine does not tell (the hardware)
     counters : of this run; all registers of ``hw.host.registers.COUNTERS`` from the hardware, and from the
-        golden model those that are properties of the work: TOKENS, EXPERTS_USED, WORD_READS,
-        NIBBLE_PASSES, ROUTED_READS, PAGE_HITS, PAGE_MISSES
+        golden model those of :mod:`sw_model.energy.counters`
+    loaded : experts whose pages were asked for, in order, or None where the engine does not tell (Icarus)
+    governed : what the hardware's governor has decided for the next token, if there is one
+        (:meth:`driver.accelerator.Driver.governed`)
     """
 
     y: np.ndarray
     experts: np.ndarray | None
     counters: dict[str, int]
+    loaded: Sequence[int] | None = ()
+    governed: Mapping[str, int] | None = None
 
 
 class Engine(ABC):
@@ -54,11 +61,14 @@ class Engine(ABC):
     layer : QuantisedLayer
     config : HardwareConfig
     paged : experts are loaded on demand
+    page_sizes : int [experts, 2], words and scale entries over all tiles of each expert's page, if paged
+    governor : Governor or None
     """
 
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None) -> None:
         self.layer = layer
         self.config = config
+        self.governor: Governor | None = None
         self._page_slots = compiler.paging(layer, config, slots=slots)["PAGE_SLOTS"]
 
     @property
@@ -89,6 +99,20 @@ class Engine(ABC):
             raise RuntimeError(f"the core counted {result.counters['TOKENS']} tokens of {len(x)}")
         return result
 
+    def govern(self, governor: Governor | None) -> None:
+        """From now on under a governor (:attr:`governor`, in a hardware engine its own, with these registers
+        and weights), from nothing owed; or none.
+
+        Raises
+        ------
+        ExpertileError : the engine starts anew with every run (Icarus)
+        """
+        self.governor = governor
+
+    @property
+    @abstractmethod
+    def page_sizes(self) -> np.ndarray: ...
+
     @abstractmethod
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult: ...
 
@@ -111,25 +135,23 @@ class _Golden(Engine):
     def __init__(self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None) -> None:
         super().__init__(layer, config, slots)
         self._table = PageTable(self._page_slots)
+        self._sizes = np.zeros((0, 2), dtype=np.int64)
+        if self.paged:
+            self._sizes = compiler.compile(layer, config, slots=slots).page_sizes * config.tiles
+
+    @property
+    def page_sizes(self) -> np.ndarray:
+        return self._sizes
 
     def _resident(self) -> np.ndarray:
         return self._table.mask(self.layer.n_experts)
 
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
-        result = golden.run(self.layer, x, self.config, side, resident)
-        hits, misses = self._table.count(result) if self.paged else (0, 0)
-        stats = result.stats
-        counters = {
-            "TOKENS": stats.tokens,
-            "EXPERTS_USED": stats.experts_used,
-            "WORD_READS": stats.word_reads,
-            "NIBBLE_PASSES": stats.nibble_passes,
-            "ROUTED_READS": stats.routed_reads,
-            "PAGE_HITS": hits,
-            "PAGE_MISSES": misses,
-            **stats.removed,
-        }
-        return EngineResult(y=result.y, experts=result.experts, counters=counters)
+        result = golden.run(self.layer, x, self.config, side, resident, self.governor)
+        hits, loaded = self._table.follow(result) if self.paged else (0, [])
+        pages = of_pages(self.page_sizes, loaded, hits)
+        counters = of_work(result) | of_array(self.layer, self.config, result) | pages
+        return EngineResult(y=result.y, experts=result.experts, counters=counters, loaded=loaded)
 
 
 class _Driven(Engine):
@@ -147,14 +169,36 @@ class _Driven(Engine):
             bus.close()
             raise
 
+    @property
+    def page_sizes(self) -> np.ndarray:
+        assert self.driver.image is not None
+        return self.driver.image.page_sizes * self.config.tiles
+
     def _resident(self) -> np.ndarray:
         return self.driver.resident()
+
+    def govern(self, governor: Governor | None) -> None:
+        super().govern(governor)
+        if governor is None:
+            self.driver.govern(None, {})
+        else:
+            self.driver.govern(governor.registers, governor.weights)
 
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
         if self.layer.gate is not None:
             self.driver.set_resident(resident)
+        if self.governor is not None:
+            self.driver.weigh(self.governor.weights)
+        before = len(self.driver.requests())
         y = self.driver.run(x, side)
-        return EngineResult(y=y, experts=None, counters=self.driver.counters())
+        loaded = self.driver.requests()[before:]
+        return EngineResult(
+            y=y,
+            experts=None,
+            counters=self.driver.counters(),
+            loaded=loaded,
+            governed=None if self.governor is None else self.driver.governed(),
+        )
 
     def close(self) -> None:
         self.driver.close()
@@ -198,6 +242,13 @@ class _Icarus(Engine):
         self._folder = build("icarus", generated(config))
         self._stalls, self._seed = stalls, seed
 
+    @property
+    def page_sizes(self) -> np.ndarray:
+        return self._image.page_sizes * self.config.tiles
+
+    def govern(self, governor: Governor | None) -> None:
+        raise ExpertileError("engine 'icarus' starts anew with every run: no governor; use verilator")
+
     def _resident(self) -> np.ndarray:
         return np.zeros(self.layer.n_experts, dtype=bool)
 
@@ -214,7 +265,7 @@ class _Icarus(Engine):
             array_clock=self.config.array_clock,
         )
         y, counters = run_layer("icarus", self._folder, job)
-        return EngineResult(y=y, experts=None, counters=counters)
+        return EngineResult(y=y, experts=None, counters=counters, loaded=None)
 
 
 _RTL = {"verilator": _Verilator, "icarus": _Icarus}

@@ -19,7 +19,8 @@ base expert answers alone, or, where a layer has none, a calibrated constant vec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -132,6 +133,13 @@ class Decisions:
     density: np.ndarray = field(repr=False)
     domain: np.ndarray = field(repr=False)
     entropy: np.ndarray = field(repr=False)
+
+    @staticmethod
+    def join(parts: Sequence[Decisions]) -> Decisions:
+        """Of tokens that come one after the other; at least one part."""
+        return Decisions(
+            **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Decisions)}
+        )
 
 
 def entropy(p: np.ndarray, distance: np.ndarray, experts: int) -> np.ndarray:

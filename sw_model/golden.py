@@ -10,13 +10,16 @@ are proven to stay below 2**53, which float64 holds exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sw_model.combine import Combine
 from sw_model.config import HardwareConfig
-from sw_model.energy.counts import Counts, work
+from sw_model.energy.counts import work
+from sw_model.energy.governor import State
+from sw_model.energy.meter import Governor, Setting
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
     ACT8_FRACTION,
@@ -40,6 +43,7 @@ from sw_model.formats import (
 from sw_model.gate import FRACTION, Decisions, SideBand, admit, entropy, saturate
 from sw_model.moe import CLAMPED_ALPHA, Activation, RouterRule
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
+from sw_model.result import Result, stats
 from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
 
 LOGIT_FRACTION = 16  # softmax logits are signed Q15.16 in the log2 domain
@@ -49,35 +53,6 @@ SCALE_FRACTION = 10  # the router's scale is Q6.10
 ALPHA_FRACTION = 16  # the factor inside the sigmoid, Q1.16
 ALPHA = {Activation.SILU: 1 << ALPHA_FRACTION, Activation.CLAMPED: round(CLAMPED_ALPHA * 2**ALPHA_FRACTION)}
 UP_FRACTION = 24  # u + 1 is worked out in Q7.24
-REMOVED = ("REMOVED_DENSITY", "REMOVED_DOMAIN", "REMOVED_COST", "REMOVED_CAP")  # by the gate's levels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """What the work was. ``macs`` counts products of elements; nibble passes (32 products of a nibble) and
-    macro word reads are what the hardware counts, and so are the gate's removals."""
-
-    tokens: int
-    experts_used: int
-    macs: int
-    nibble_passes: int
-    word_reads: int
-    routed_reads: int
-    removed: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """y [T, H] float32; experts [T, k], best first; weights [T, k], ``PROB_FRACTION`` bits of fraction;
-    decisions of the three-level gate, None without one (then all candidates are used); ``work``: what it
-    took, an entry a token."""
-
-    y: np.ndarray
-    experts: np.ndarray
-    weights: np.ndarray
-    decisions: Decisions | None
-    stats: Stats = field(repr=False)
-    work: Counts = field(repr=False)
 
 
 def gemv(m: QuantisedMatrix, x: QuantisedVectors, act_max: int) -> np.ndarray:
@@ -162,6 +137,10 @@ class Routing:
     weights: np.ndarray
     entropy: np.ndarray
 
+    def of(self, t: slice) -> Routing:
+        """Of some tokens."""
+        return Routing(experts=self.experts[t], weights=self.weights[t], entropy=self.entropy[t])
+
 
 def route(rows: Scaled, rule: RouterRule, selection_bias: np.ndarray | None) -> Routing:
     """Router rows [T, E] to experts [T, k], best first, and their weights (Q7.16).
@@ -245,12 +224,45 @@ def _gate(
     )
 
 
+def _govern(
+    layer: QuantisedLayer,
+    rows: Scaled,
+    routing: Routing,
+    side: SideBand,
+    resident: np.ndarray,
+    config: HardwareConfig,
+    governor: Governor,
+) -> tuple[Decisions | None, tuple[Setting, ...]]:
+    """:func:`_gate` token by token, each under what the ones before it have left."""
+    parts, settings = [], []
+    for t in range(len(routing.experts)):
+        one = slice(t, t + 1)
+        moved = layer if layer.gate is None else replace(layer, gate=governor.gate(layer.gate))
+        row = Scaled(sign=rows.sign[one], top=rows.top[one], mag=rows.mag[one])
+        beside = SideBand(info=side.info[one], tag=side.tag[one])
+        decided = _gate(moved, row, routing.of(one), beside, resident)
+        kept = np.ones((1, routing.experts.shape[1]), bool) if decided is None else decided.kept
+        high = _high(layer, config, [governor.state])
+        settings.append(governor.spend(layer, work(layer, routing.experts[one], kept, high)))
+        parts += [] if decided is None else [decided]
+    if not parts:
+        return None, tuple(settings)
+    return Decisions.join(parts), tuple(settings)
+
+
+def _high(layer: QuantisedLayer, config: HardwareConfig, of: Iterable[Setting | State]) -> np.ndarray:
+    """bool [T]: of INT8 weights the high nibble alone is read (macros of body "lut" read all)."""
+    asked = np.array([bool(s.high) for s in of], dtype=bool)
+    return asked & (config.body != "lut") | layer.high_nibble
+
+
 def run(
     layer: QuantisedLayer,
     x: np.ndarray,
     config: HardwareConfig,
     side: SideBand | None = None,
     resident: np.ndarray | None = None,
+    governor: Governor | None = None,
 ) -> Result:
     """Compute the layer for tokens ``x`` [T, H] float32.
 
@@ -258,6 +270,7 @@ def run(
     ----------
     side : what comes with the tokens; None: no information, no tags
     resident : bool [E], experts whose weights are on chip; None: all
+    governor : moves the gate from token to token, and goes on from run to run; None: there is none
 
     Raises
     ------
@@ -279,35 +292,34 @@ def run(
     scores = gemv(layer.router, _select(x16, everyone, layer.router.blocks), ACT16_MAX)
     rows = normalise(scores, layer.router.row_exp + x16.base[:, None])
     routing = route(_part(rows, slice(layer.n_experts)), layer.rule, layer.selection_bias)
-    decisions = _gate(
-        layer,
-        rows,
-        routing,
-        side if side is not None else SideBand.empty(tokens),
-        resident if resident is not None else np.ones(layer.n_experts, dtype=bool),
-    )
+    side = side if side is not None else SideBand.empty(tokens)
+    resident = resident if resident is not None else np.ones(layer.n_experts, dtype=bool)
+    settings: tuple[Setting, ...] = ()
+    if governor is None:
+        decisions = _gate(layer, rows, routing, side, resident)
+    else:
+        decisions, settings = _govern(layer, rows, routing, side, resident, config, governor)
     kept = decisions.kept if decisions is not None else np.ones(routing.experts.shape, dtype=bool)
 
-    def read(m: QuantisedMatrix) -> QuantisedMatrix:
-        return m.high() if layer.high_nibble else m
+    high = np.full(tokens, layer.high_nibble) if governor is None else _high(layer, config, settings)
 
-    # One entry a slot: (expert, its tokens, their weights).
+    # One entry a slot: (expert as it is read, its tokens, their weights).
     slots: list[tuple[QuantisedExpert, np.ndarray, np.ndarray]] = []
     if layer.shared is not None:
         share = np.full(tokens, ONE)
         if layer.shared_gated:
             share = to_prob(sigmoid(_part(rows, layer.n_experts)))
-        slots.append((layer.shared, everyone, share))
+        slots += _readings(layer.shared, everyone, share, high)
     for e in np.unique(routing.experts[kept]):
         chosen, rank = np.nonzero((routing.experts == e) & kept)
-        slots.append((layer.experts[e], chosen, routing.weights[chosen, rank]))
+        slots += _readings(layer.experts[e], chosen, routing.weights[chosen, rank], high)
 
     # All of a token's h share one LSB, so every h is known before the first is quantised.
     hs = []
     h_top = np.full(tokens, TOP_MIN, dtype=np.int64)
     for expert, chosen, _ in slots:
         xe = _select(x8, chosen, expert.gate_up.blocks)
-        gu = normalise(gemv(read(expert.gate_up), xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
+        gu = normalise(gemv(expert.gate_up, xe, ACT8_MAX), expert.gate_up.row_exp + xe.base[:, None])
         h = activate(
             _part(gu, slice(0, None, 2)), _part(gu, slice(1, None, 2)), layer.activation, layer.limit
         )
@@ -322,7 +334,7 @@ def run(
     total = Combine(tokens, layer.hidden)
     for (expert, chosen, weight), h in zip(slots, hs, strict=True):
         h8 = quantise_act8(h, h_top[chosen], spread=config.activation_spread)
-        acc = gemv(read(expert.down), h8, ACT8_MAX)
+        acc = gemv(expert.down, h8, ACT8_MAX)
         total.add(chosen, acc, weight, expert.down.row_exp - layer.down_base)
     if layer.fallback is not None and len(alone):
         h8 = quantise_act8(bias_blocks(len(alone)), h_top[alone], spread=config.activation_spread)
@@ -330,15 +342,27 @@ def run(
         total.add(alone, acc, np.full(len(alone), ONE), layer.fallback.row_exp - layer.down_base)
     base = h_top - config.activation_spread - ACT8_FRACTION
     y = total.result((layer.down_base + base - PROB_FRACTION)[:, None])
-    done = work(layer, routing.experts, kept)
+    done = work(layer, routing.experts, kept, high)
     return Result(
         y=y,
         experts=routing.experts,
         weights=routing.weights,
         decisions=decisions,
-        stats=_stats(done, kept, decisions),
+        stats=stats(done, kept, decisions),
         work=done,
+        high=high,
+        settings=settings,
     )
+
+
+def _readings(
+    expert: QuantisedExpert, chosen: np.ndarray, weight: np.ndarray, high: np.ndarray
+) -> Iterator[tuple[QuantisedExpert, np.ndarray, np.ndarray]]:
+    """Slots of an expert: that of the tokens that read it whole, that of those that read high nibbles."""
+    for nibble in (False, True):
+        mine = high[chosen] == nibble
+        if mine.any():
+            yield expert.high() if nibble else expert, chosen[mine], weight[mine]
 
 
 def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVectors:
@@ -346,13 +370,3 @@ def _select(x: QuantisedVectors, tokens: np.ndarray, blocks: int) -> QuantisedVe
     return QuantisedVectors(
         codes=x.codes[tokens, :blocks], shift=x.shift[tokens, :blocks], base=x.base[tokens]
     )
-
-
-def _stats(done: Counts, kept: np.ndarray, decisions: Decisions | None) -> Stats:
-    sums = done.figures()
-    removals = np.zeros(0, dtype=np.int64) if decisions is None else decisions.removed.ravel()
-    counts = np.bincount(removals, minlength=len(REMOVED) + 1)
-    removed = {name: int(n) for name, n in zip(REMOVED, counts[1:], strict=True)}
-    removed["EMPTY_TOKENS"] = int((~kept.any(axis=1)).sum())
-    names = ("tokens", "experts_used", "macs", "nibble_passes", "word_reads", "routed_reads")
-    return Stats(**{name: sums[name] for name in names}, removed=removed)

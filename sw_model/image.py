@@ -17,7 +17,7 @@ from sw_model.gate import MAX_TAU
 from sw_model.packets import BEAT_LIMBS, Kind, packet, table
 from sw_model.pages import PAGE_REGISTERS, Pages
 
-__all__ = ["LAYER_REGISTERS", "REGISTER_NAMES", "Image", "resident_packet"]
+__all__ = ["LAYER_REGISTERS", "REGISTER_NAMES", "Image", "integers", "resident_packet"]
 
 LAYER_REGISTERS = (
     "HIDDEN",
@@ -148,6 +148,11 @@ class Image:
             raise ValueError("its pages do not belong together")
         if set(self.registers) != set(REGISTER_NAMES):
             raise ValueError("its registers are not those of a layer")
+
+
+def integers(limbs: np.ndarray) -> list[int]:
+    """Rows of 32-bit limbs, lowest first, as integers."""
+    return [sum(int(limb) << (32 * i) for i, limb in enumerate(row)) for row in limbs]
 
 
 def resident_packet(resident: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from sw_model import golden
 from sw_model.calibration import Settings, Tokens, calibrate
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import HardwareConfig
+from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.gate import Decisions, SideBand
 from sw_model.gate_file import GateFile, unigram_information
@@ -86,18 +87,20 @@ class Blocks:
     """Quantised MoE layers as the callable of a decoder, which keep what they decided.
 
     layers : by number; config; side : of the tokens that come next, all of them
+    governors : of layers that have one
     seen : the last result by layer
     """
 
     layers: Mapping[int, QuantisedLayer]
     config: HardwareConfig
     side: SideBand | None = None
+    governors: Mapping[int, Governor] = field(default_factory=dict)
     seen: dict[int, golden.Result] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, n: int, x: np.ndarray) -> np.ndarray:
         self.inputs[n] = x
-        self.seen[n] = golden.run(self.layers[n], x, self.config, self.side)
+        self.seen[n] = golden.run(self.layers[n], x, self.config, self.side, governor=self.governors.get(n))
         return self.seen[n].y
 
 
@@ -220,13 +223,17 @@ def run_text(
     batch: Batch,
     information: np.ndarray | None,
     config: HardwareConfig,
+    governors: Mapping[int, Governor] | None = None,
 ) -> tuple[Blocks, list[np.ndarray]]:
-    """The batch through the model: what the layers decided, and -log2 p of each text's bytes."""
+    """The batch through the model: what the layers decided, and -log2 p of each text's bytes.
+
+    ``governors``: of layers under an energy budget; they go on from text to text.
+    """
     tokens = batch.tokens
     side = SideBand.empty(len(tokens))
     if information is not None:
         side = replace(side, info=information[tokens])
-    blocks = Blocks(layers=layers, config=config, side=side)
+    blocks = Blocks(layers=layers, config=config, side=side, governors=governors or {})
     logits = Lockstep(checkpoint, blocks).forward_all(batch.ids)
     return blocks, [bits(row, ids) for row, ids in zip(logits, batch.ids, strict=True)]
 

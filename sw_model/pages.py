@@ -13,8 +13,8 @@ import numpy as np
 
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
-from sw_model.golden import Result
 from sw_model.packets import BEAT_LIMBS, Kind, packet
+from sw_model.result import Result
 
 __all__ = ["PAGE_REGISTERS", "PageTable", "Pages", "fit"]
 
@@ -121,11 +121,15 @@ class PageTable:
         """bool [experts]: which of them have a slot."""
         return np.isin(np.arange(experts), list(self.experts))
 
-    def count(self, result: Result) -> tuple[int, int]:
-        """Experts found and experts asked for over the tokens of ``result``, one after the other."""
+    def follow(self, result: Result) -> tuple[int, list[int]]:
+        """The tokens of ``result``, one after the other: how many experts were found; those asked for."""
         kept = np.ones_like(result.experts, dtype=bool) if result.decisions is None else result.decisions.kept
-        misses = sum(len(self.use(e[k].tolist())) for e, k in zip(result.experts, kept, strict=True))
-        return int(kept.sum()) - misses, misses
+        loaded = [
+            expert
+            for experts, mine in zip(result.experts, kept, strict=True)
+            for expert, _ in self.use(experts[mine].tolist())
+        ]
+        return int(kept.sum()) - len(loaded), loaded
 
     def use(self, experts: Iterable[int]) -> list[tuple[int, int]]:
         """One token's experts, best first; returns the requests that they cause: (expert, slot)."""

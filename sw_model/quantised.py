@@ -53,6 +53,10 @@ class QuantisedExpert:
     def formats(self) -> ExpertFormats:
         return ExpertFormats(gate_up=self.gate_up.fmt.name, down=self.down.fmt.name)
 
+    def high(self) -> QuantisedExpert:
+        """As it counts where of INT8 only high nibbles are read."""
+        return QuantisedExpert(gate_up=self.gate_up.high(), down=self.down.high())
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedLayer:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from sw_model.formats import ROUTER_FORMAT, WeightFormat
 
-__all__ = ["SPLIT_BITS", "choose_split", "entries", "pass_cycles", "splits"]
+__all__ = ["LOOKUP_SLOTS", "SPLIT_BITS", "choose_split", "entries", "pass_cycles", "splits"]
 
 SPLIT_BITS = 4  # of the topology word: log2 of the tiles that share a row
+LOOKUP_SLOTS = 16  # rows of a tile that a block of activations stays for, body "lut"
 
 
 def splits(columns: int) -> range:

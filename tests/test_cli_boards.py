@@ -7,7 +7,7 @@ from test_cli import refused, run
 
 from expertile import board_list
 from expertile.board_list import RECORDS
-from expertile.options import MODEL, ROOT
+from expertile.options import ROOT
 from hw.boards.catalogue import BOARDS
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import load_config
@@ -21,28 +21,29 @@ REPORT = {
 
 
 @pytest.fixture(scope="module")
-def layer():
-    model = Checkpoint.open(MODEL)
-    return model.moe_layer(model.moe_layers[0])
+def layers():
+    models = {name: Checkpoint.open(ROOT / "models" / name) for name in ("base", "tiny")}
+    return {name: model.moe_layer(model.moe_layers[0]) for name, model in models.items()}
 
 
 def report(board, config, hash=None):
     return REPORT | {"board": board, "config": config, "config_hash": hash or load_config(config).hash}
 
 
-def test_what_fits(layer, tmp_path):
-    rows = {row["board"]: row for row in board_list.rows(layer, "int4", tmp_path / "none.json")}
+def test_what_fits(layers, tmp_path):
+    rows = {row["board"]: row for row in board_list.rows(layers, "int4", tmp_path / "none.json")}
     assert list(rows) == list(BOARDS)
-    big, small = rows["ulx3s_85f"], rows["ulx3s_45f"]
-    assert (big["layer"], big["experts_on_chip"], big["macs_per_cycle"]) == ("whole", layer.n_experts, 64)
-    assert small["layer"] == "paged" and layer.rule.top_k <= small["experts_on_chip"] < layer.n_experts
-    assert big["weights_kib"] == 2 * 10240 * 16 // 1024
+    big, small = rows["orangecrab_85f"], rows["ulx3s_45f"]
+    assert big["fits"] == {"base": "whole", "tiny": "whole"}
+    assert small["fits"] == {"base": "paged, 3/8", "tiny": "whole"}
+    assert (big["macs_per_cycle"], big["weights_kib"]) == (64, 2 * 10240 * 16 // 1024)
     assert big["fmax_mhz"] is big["lut_percent"] is None
-    # At INT8 the pages are twice as large: even the large one has no room for the layer, and cannot page.
-    assert {row["layer"] for row in board_list.rows(layer, "int8", tmp_path / "none.json")} == {"no"}
+    # At FP8 even the pages are too large for one, and the other cannot page.
+    wide = {row["board"]: row for row in board_list.rows(layers, "fp8", tmp_path / "none.json")}
+    assert wide["orangecrab_85f"]["fits"]["base"] == wide["ulx3s_45f"]["fits"]["base"] == "no"
 
 
-def test_records(layer, tmp_path):
+def test_records(layers, tmp_path):
     path = tmp_path / "boards.json"
     for made in (
         report("ulx3s_85f", "ulx3s_85f"),
@@ -50,13 +51,14 @@ def test_records(layer, tmp_path):
         report("ulx3s_85f", "tiny"),
         report("ulx3s_45f", "ecp5_45f", hash="of what it was once"),
         report("ulx3s_45f", "a file of the user's", hash="0"),
+        report("ulx3s_45f", "tiny", hash="of what it was once"),
     ):
         board_list.record(made, path)
-    assert len(json.loads(path.read_text())) == 4
-    rows = {(row["board"], row["preset"]): row for row in board_list.rows(layer, "int4", path)}
+    assert len(json.loads(path.read_text())) == 5
+    rows = {(row["board"], row["preset"]): row for row in board_list.rows(layers, "int4", path)}
     assert rows["ulx3s_85f", "ulx3s_85f"]["fmax_mhz"] == 61.5
     assert rows["ulx3s_85f", "tiny"]["lut_percent"] == 10.0
-    assert rows["ulx3s_85f", "tiny"]["layer"] == "no"
+    assert rows["ulx3s_85f", "tiny"]["fits"]["base"] == "no"
     assert rows["ulx3s_45f", "ecp5_45f"]["fmax_mhz"] is None
     assert len(rows) == len(BOARDS) + 1
 

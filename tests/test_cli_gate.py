@@ -11,6 +11,7 @@ from test_cli import refused, run
 from sw_model import golden
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import load_config
+from sw_model.energy.counters import of_array, of_work
 from sw_model.gate import SideBand
 from sw_model.gate_file import load
 from sw_model.quantised import quantise
@@ -115,13 +116,12 @@ def test_generate_and_eval_with_a_gate(common, gate, texts, tmp_path):
     assert (report["mean_experts"], report["p_empty"], report["removed_by_level"]) == (2, None, None)
 
 
-@pytest.mark.parametrize("wrong", ["", "REMOVED_COST", "EMPTY_TOKENS"])
+@pytest.mark.parametrize("wrong", ["", "REMOVED_COST", "EMPTY_TOKENS", "ACT_READS"])
 def test_hardware_counters_must_agree(common, gate, tmp_path, capsys, monkeypatch, wrong):
     def open_engine(name, layer, config, **_):
         def run_gated(x, side):
             want = golden.run(layer, x, config, side)
-            counters = want.stats.removed | {"EXPERTS_USED": want.stats.experts_used}
-            counters |= {"BUSY_CYCLES": 10, "NIBBLE_PASSES": 20}
+            counters = of_work(want) | of_array(layer, config, want) | {"BUSY_CYCLES": 10}
             counters |= {wrong: -1} if wrong else {}
             return SimpleNamespace(y=want.y, experts=None, counters=counters)
 
@@ -177,12 +177,30 @@ def test_gate_study(common, texts, tmp_path):
     assert (tmp_path / "gate-study.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_trace_under_a_budget(common, gate, texts, tmp_path):
+    options = ("--gate", gate, "--text", texts[0], "--max-bytes", 60, "-o", tmp_path)
+    budget, runs = 1000.0, []
+    for _ in range(2):
+        assert run("trace", *common, *options, "--energy-budget", budget) == 0
+        with (tmp_path / "trace.csv").open(newline="") as file:
+            runs.append(list(csv.DictReader(file)))
+        budget = 0.7 * sum(float(r["nj"]) for r in runs[0]) / 61
+    free, held = runs
+    assert {(r["lambda"], r["cap"], r["sparse_attention"]) for r in free} == {("0.0000", "255", "0")}
+    assert sum(float(r["nj"]) for r in held) / 61 == pytest.approx(budget, rel=0.06)
+    assert len(held) == len(free) == 2 * 61
+    for name, most in (("sparse_attention", 3), ("high_nibble", 1)):
+        assert max(int(r[name]) for r in held) == most
+    assert min(int(r["cap"]) for r in held) < 2 and min(float(r["credit_nj"]) for r in held) < 0
+
+
 def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     options = ("--prompt", "a bc", "--tokens", 80, "--gate", gate, "--json", tmp_path / "g.json")
     assert run("generate", *common, *options, "--energy-budget", 100) == 0
     free = json.loads((tmp_path / "g.json").read_text())["governor"]
     assert len(free["trace"]) == 79 and free["budget_from"] == 40  # the first token comes out of the prompt
-    assert not free["attention"] and {(row["lambda"], row["cap"]) for row in free["trace"]} == {(0, 255)}
+    assert not free["attention"] and free["trace"][30]["cap"] == []  # not governed yet
+    assert all((row["lambda"], row["cap"]) == ([0, 0], [255, 255]) for row in free["trace"][40:])
     row, budget = free["trace"][60], 0.8 * free["nj_after"]
 
     assert run("generate", *common, *options, "--energy-budget", budget, "--budget-from", 20) == 0
@@ -193,11 +211,11 @@ def test_generate_under_a_budget(common, gate, tmp_path, capsys):
         assert (a["nj"], a["experts"]) == (pytest.approx(b["nj"], rel=0.02), b["experts"])
     assert held["nj_after"] == pytest.approx(budget, rel=0.05)
     assert held["experts_after"] < free["experts_after"] and held["attention"]
-    assert max(r["attention"] for r in held["trace"]) == 3 and row["attention"] == 0
+    assert max(max(r["attention"], default=0) for r in held["trace"]) == 3 and row["attention"] == [0, 0]
     assert "nj_after" in capsys.readouterr().out
 
 
-def test_a_budget_needs_a_gate_and_golden(common, gate, tmp_path, capsys):
+def test_a_budget_needs_a_gate_and_an_engine_that_has_it(common, gate, tmp_path, capsys):
     options = ("generate", *common, "--prompt", "a", "--energy-budget", 5)
     refused(capsys, tmp_path, run(*options), "--gate")
     refused(capsys, tmp_path, run(*options, "--gate", gate, "--engine", "reference"), "golden")

@@ -16,23 +16,31 @@ SAVES = np.array([1.0, 0.55, 0.35, 0.2])  # attention, by mode
 
 @dataclass(frozen=True, kw_only=True)
 class Plants:
-    """Many machines: energy of what is always there, of an expert (two a token) and of full attention."""
+    """Many machines: energy of what is always there, of an expert (two a token) and of full attention; what
+    experts and 70 % of the first take where high nibbles alone are read."""
 
     base: np.ndarray
     expert: np.ndarray
     attention: np.ndarray
+    high: np.ndarray
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Plants":
         attention, base = rng.uniform(0.05, 0.3, TRACES), rng.uniform(0.3, 0.6, TRACES)
         base *= 1 - attention
-        return cls(base=base, expert=(1 - base - attention) / 2, attention=attention)
+        high = rng.choice([1.0, 0.7, 0.55], TRACES)
+        return cls(base=base, expert=(1 - base - attention) / 2, attention=attention, high=high)
 
     def budgets(self, rng: np.random.Generator) -> np.ndarray:
         """[steps, traces], from a little over the least that is possible to more than is ever used."""
-        least = np.maximum(1.08 * (self.base + SAVES[-1] * self.attention), 2 * self.expert)
-        most = 1.2 * (self.base + 2 * self.expert + self.attention)
+        everything = self.base + 2 * self.expert + self.attention
+        least = np.maximum(1.08 * (self.base * self._read(1) + SAVES[-1] * self.attention), 2 * self.expert)
+        least, most = np.maximum(least, everything / 2.5), 1.2 * everything
         return (UNIT * (least + (most - least) * rng.random((STEPS, TRACES)))).astype(np.int64)
+
+    def _read(self, high: np.ndarray | int) -> np.ndarray:
+        """Share of what is always there that is left."""
+        return 1 - 0.7 * (1 - self.high) * high
 
     def token(self, rng: np.random.Generator, s: governor.State) -> tuple[np.ndarray, np.ndarray]:
         """Energy of the next token under the governor's settings, and what it would be without."""
@@ -40,7 +48,9 @@ class Plants:
         stay = (worth - s.lam >= -6 * 256) & (np.array([[1], [2]]) <= s.cap)
         noise = rng.normal(1, 0.03, TRACES)
         free = self.base + 2 * self.expert + self.attention * noise
-        spent = self.base + stay.sum(axis=0) * self.expert + SAVES[s.mode] * self.attention * noise
+        expert = self.expert * np.where(s.high, self.high, 1)
+        spent = self.base * self._read(s.high) + stay.sum(axis=0) * expert
+        spent = spent + SAVES[s.mode] * self.attention * noise
         return (UNIT * spent).astype(np.int64), UNIT * free
 
 
@@ -103,22 +113,22 @@ def test_steps_by_hand() -> None:
     assert (int(r.budget), int(r.shift)) == (4096, 1)
     s = start(r)
     seen = []
-    for energy in (4096, 5120, 5120, 5120, 5120, 4096, 5120, 3072, 1024, 0, 0, 0):
+    for energy in (4096, 5120, 5120, 5120, 5120, 4096, 5120, 3072, 1023, 0, 0, 0):
         s = step(s, r, np.asarray(energy))
-        seen.append(tuple(int(v) for v in (s.credit, s.lam, s.cap, s.mode, s.rest, s.turned)))
+        seen.append(tuple(int(v) for v in (s.credit, s.lam, s.cap, s.mode, s.high, s.rest, s.turned)))
     assert seen == [
-        (0, 0, 255, 0, 0, 0),
-        (-1024, 0, 255, 1, 1, 0),  # b / 4 owed: the mode goes up
-        (-2048, 512, 255, 1, 0, 0),  # and rests, and lambda begins
-        (-3072, 1024, 1, 2, 1, 0),  # 3/4 b: one expert a token
-        (-4096, 1536, 0, 2, 0, 0),  # b: none
-        (-4096, 1536, 0, 3, 1, 0),
-        (-5120, 2048, 0, 3, 0, 0),
-        (-4096, 1536, 0, 3, 0, 0),
-        (-1024, 0, 255, 3, 0, 0),  # below all of their ends
-        (1024, 0, 255, 2, 1, 1),  # b / 4 saved: back, which is the one turn
-        (1024, 0, 255, 2, 0, 1),
-        (1024, 0, 255, 1, 1, 1),
+        (0, 0, 255, 0, 0, 0, 0),
+        (-1024, 0, 255, 1, 0, 1, 0),  # b / 4 owed: the mode goes up
+        (-2048, 512, 255, 1, 0, 0, 0),  # and rests, and lambda begins; b / 2: high nibbles, after the next
+        (-3072, 1024, 1, 2, 1, 1, 0),  # 3/4 b: one expert a token
+        (-4096, 1536, 0, 2, 1, 0, 0),  # b: none
+        (-4096, 1536, 0, 3, 1, 1, 0),
+        (-5120, 2048, 0, 3, 1, 0, 0),
+        (-4096, 1536, 0, 3, 1, 0, 0),
+        (-1023, 0, 255, 3, 1, 0, 0),  # below all of their ends
+        (1024, 0, 255, 2, 0, 1, 1),  # b / 4 saved: back, which is the one turn
+        (1024, 0, 255, 2, 0, 0, 1),
+        (1024, 0, 255, 1, 0, 1, 1),
     ]
     for energy in [9000] * 20:
         s = step(s, r, np.asarray(energy))

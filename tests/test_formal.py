@@ -19,7 +19,7 @@ RULES = Path(__file__).parent / "rules"
 
 #: Block: how it is made, registers that its rules look at, and a fault that breaks them: text, replacement.
 BLOCKS: dict[str, tuple[Any, tuple[str, ...], tuple[str, str]]] = {
-    "register_file": (RegisterFile, (), ("(bready)", "(1'h1)")),
+    "register_file": (RegisterFile, ("pending",), ("(bready)", "(1'h1)")),
     "token_input": (
         TokenInput,
         ("count", "fsm_state"),

@@ -14,6 +14,7 @@ from sw_model.formats import BLOCK, EXPERT_FORMATS
 from sw_model.gate import Q_MIN
 from sw_model.moe import Expert, MoELayer
 from sw_model.quantised import quantise
+from sw_model.result import REMOVED, Stats
 
 
 def same(a: golden.Result, b: golden.Result) -> bool:
@@ -235,14 +236,14 @@ def test_stats(fmt: str, words: int, passes: int) -> None:
     expert = 66 * 2 + 40 * 2
     shared = 40 * 2 + 40 * 1
     blocks = 2 * expert + shared
-    assert stats == golden.Stats(
+    assert stats == Stats(
         tokens=3,
         experts_used=6,
         macs=3 * 32 * (router + blocks),
         nibble_passes=3 * (router * 4 * 2 + blocks * passes),  # four nibbles, high and low bytes
         word_reads=3 * (router * 4 * 2 + blocks * words),
         routed_reads=3 * 2 * expert * words,
-        removed=dict.fromkeys((*golden.REMOVED, "EMPTY_TOKENS"), 0),
+        removed=dict.fromkeys((*REMOVED, "EMPTY_TOKENS"), 0),
     )
 
 

@@ -53,8 +53,8 @@ def test_governor_equals_its_model(seed: int) -> None:
                 for _ in range(dut.LATENCY - 1 + int(rng.integers(3))):
                     await clock(ctx)
                 s = model.step(s, r, np.asarray(energy))
-                got = tuple(ctx.get(getattr(dut, n)) for n in ("credit", "lam", "cap", "mode"))
-                want = tuple(int(getattr(s, n)) for n in ("credit", "lam", "cap", "mode"))
+                got = tuple(ctx.get(getattr(dut, n)) for n in ("credit", "lam", "cap", "mode", "high"))
+                want = tuple(int(getattr(s, n)) for n in ("credit", "lam", "cap", "mode", "later"))
                 assert got == want, (trial, budget, energy)
                 seen.add((want[2], want[3], int(s.turned)))
         assert {cap for cap, *_ in seen} == {0, 1, 255} and {mode for _, mode, _ in seen} == set(range(MODES))
@@ -81,6 +81,12 @@ def test_start_drops_a_token_on_its_way() -> None:
             ctx.set(dut.start, 0)
             for _ in range(dut.LATENCY + 2):
                 await clock(ctx)
-            assert [ctx.get(p) for p in (dut.credit, dut.lam, dut.cap, dut.mode)] == [0, 0, 255, 0]
+            assert [ctx.get(p) for p in (dut.credit, dut.lam, dut.cap, dut.mode, dut.high)] == [
+                0,
+                0,
+                255,
+                0,
+                0,
+            ]
 
     simulate(dut, bench)

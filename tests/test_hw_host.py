@@ -4,11 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Elaboratable, Module
 from amaranth.sim import Simulator
 from amaranth_bench import PACES, Sink, Source, clock, raw, simulate, transfer
 
 from hw.host.axil import RegisterFile
-from hw.host.registers import COUNTERS, ID_VALUE, LAYER_WIDTHS, REGISTERS, VERSION_VALUE, Access, Register
+from hw.host.registers import (
+    COUNTERS,
+    COUNTERS_AT,
+    ID_VALUE,
+    LAYER_WIDTHS,
+    REGISTERS,
+    VERSION_VALUE,
+    Access,
+    Register,
+)
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from sw_model.config import HardwareConfig
@@ -264,6 +274,8 @@ class Host:
         while (await clock(self.ctx, d.arready)) != (1,):
             pass
         self.set(arvalid=0, araddr=0xFFC)
+        if 0 <= address - COUNTERS_AT < 4 * len(COUNTERS):
+            assert await clock(self.ctx, d.rvalid, d.arready) == (0, 0)
         for _ in range(self.wait()):
             assert await clock(self.ctx, d.rvalid, d.arready) == (1, 0)
         self.set(rready=1)
@@ -275,7 +287,24 @@ class Host:
 
 
 def inputs(dut: RegisterFile) -> list[Register]:
-    return [r for r in REGISTERS.values() if r.access is Access.RO and not r.reset]
+    return [r for r in REGISTERS.values() if hasattr(dut, f"ro_{r.name}")]
+
+
+class Counted(Elaboratable):
+    """A register file beside counters: number i reads (i + 1) * 0x10203040506."""
+
+    def __init__(self) -> None:
+        self.dut = RegisterFile()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.dut = dut = self.dut
+        with m.If(dut.counter_en):
+            m.d.sync += dut.counter.eq((dut.counter_addr + 1) * COUNT)
+        return m
+
+
+COUNT = 0x10203040506
 
 
 def test_map() -> None:
@@ -295,7 +324,8 @@ def test_map() -> None:
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_every_register(waits: bool) -> None:
-    dut = RegisterFile()
+    whole = Counted()
+    dut = whole.dut
     rng = np.random.default_rng(2)
 
     async def bench(ctx: Any) -> None:
@@ -307,6 +337,10 @@ def test_every_register(waits: bool) -> None:
         for r in inputs(dut):
             want = (r.offset + 1) * 2654435761 % (1 << r.width)
             assert await host.read(r.offset) == (want, OKAY), r.name
+        for i, name in enumerate(COUNTERS):
+            count = (i + 1) * COUNT
+            assert await host.read(REGISTERS[name].offset) == (count & 0xFFFFFFFF, OKAY)
+            assert await host.read(REGISTERS["COUNTER_HIGH"].offset) == (count >> 32 & 0xFFFF, OKAY)
         values = {}
         for r in REGISTERS.values():
             value = int(rng.integers(1 << 32))
@@ -331,7 +365,7 @@ def test_every_register(waits: bool) -> None:
         for name, value in values.items():
             assert ctx.get(getattr(dut, f"rw_{name}")) == value, "a refused write changed a register"
 
-    simulate(dut, bench)
+    simulate(whole, bench)
 
 
 def test_strobes() -> None:

@@ -341,7 +341,13 @@ def test_activation_buffer(
             ctx.set(dut.read_bank, bank)
             ctx.set(dut.read_block, int(b))
             ctx.set(dut.split, int(w))
+            ctx.set(dut.read_en, 1)
             seen.append(await clock(ctx, dut.act, dut.shift))
+        ctx.set(dut.read_en, 0)  # then the last stays
+        stays = await clock(ctx, dut.act, dut.shift), await clock(ctx, dut.act, dut.shift)
+        ctx.set(dut.read_block, blocks - 1)
+        for _ in range(2 * dut.LATENCY):
+            assert await clock(ctx, dut.act, dut.shift) == stays[1]
         for (s, first, w, p), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
             name = sets[int(s)]
             got = np.frombuffer(act.to_bytes(columns * width, "little"), dtype=np.int8).reshape(

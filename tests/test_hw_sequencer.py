@@ -48,6 +48,7 @@ def steps(p: dict[str, int], tiles: int, step_cycles: int) -> Iterator[dict[str,
                         "bank": p["bank"],
                         "set": 1 + low if p["wide"] else 0,
                         "act": p["act"] + width * block,
+                        "acts": min(width, p["blocks"] - block * width),
                         "split": p["split"],
                         "step": step,
                         "first": cycle == 0,
@@ -60,6 +61,12 @@ def steps(p: dict[str, int], tiles: int, step_cycles: int) -> Iterator[dict[str,
                         "last_block": block == shares - 1 and low == p["wide"],
                         "rows": min(groups, p["rows"] - slot * groups)
                         * min(width, p["blocks"] - block * width),
+                        "end": slot == slots - 1
+                        and low == p["wide"]
+                        and block == shares - 1
+                        and step == n_steps - 1
+                        and cycle == step_cycles - 1,
+                        "final": p["final"],
                     }
 
 
@@ -69,7 +76,7 @@ def random_pass(rng: np.random.Generator, columns: int = 1) -> dict[str, int]:
         "blocks": int(rng.integers(1, 6)), "format": int(rng.integers(5)),
         "split": int(rng.integers(columns.bit_length())),
         "from_h": int(rng.integers(2)), "wide": int(rng.integers(2)), "bank": int(rng.integers(2)),
-        "act": int(rng.integers(5)), "high": int(rng.integers(2)),
+        "act": int(rng.integers(5)), "high": int(rng.integers(2)), "final": int(rng.integers(2)),
     }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_every_port_is_mapped_once(config):
 def test_interfaces():
     root = tree(FAST)
     buses = {bus.find("s:name", SPACE).text: bus for bus in root.findall(".//s:busInterface", SPACE)}
-    assert list(buses) == [*INTERFACES, "aresetn", "aclk", "array_clk"]
+    assert list(buses) == [*INTERFACES, "aresetn", "aclk", "array_clk", "sparse_attention"]
     for name, bus in buses.items():
         pairs = dict(
             zip(texts(bus, ".//s:logicalPort/s:name"), texts(bus, ".//s:physicalPort/s:name"), strict=True)

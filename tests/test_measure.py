@@ -10,7 +10,10 @@ torch = pytest.importorskip("torch")
 
 from sw_model import gate_file, reference_gate  # noqa: E402
 from sw_model.checkpoint import Checkpoint  # noqa: E402
+from sw_model.config import load_config  # noqa: E402
+from sw_model.formats import BLOCK, SCALE_BITS  # noqa: E402
 from sw_model.gate import SideBand  # noqa: E402
+from sw_model.quantised import quantise  # noqa: E402
 from sw_model.training.gated_checkpoint import GateFileModel  # noqa: E402
 from sw_model.training.measure import bits_per_byte, report  # noqa: E402
 from sw_model.training.model import load_checkpoint  # noqa: E402
@@ -73,8 +76,9 @@ def test_report(corpus, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["shape"]["experts"] == 8
 
 
-def test_metrics_of_the_shipped_model_meet_their_bars():
-    mean = json.loads((BASE / "metrics.json").read_text())
+@pytest.mark.parametrize("name", ["base", "tiny"])
+def test_metrics_of_the_shipped_models_meet_their_bars(name):
+    mean = json.loads((BASE.parent / name / "metrics.json").read_text())
     rows, bits = mean["bits_per_byte"], mean["mean"]
     assert bits["gated"] <= 1.02 * bits["model"]
     assert bits["gated"] < bits["first"]
@@ -83,3 +87,13 @@ def test_metrics_of_the_shipped_model_meet_their_bars():
     for domain in DOMAINS:
         assert rows["model"][domain] < rows["ngram"][domain]
     assert sum(rows["model"][d] < rows["xz"][d] for d in DOMAINS) >= 4
+
+
+def test_tiny_fits_the_block_ram_of_its_board():
+    checkpoint, config = Checkpoint.open(BASE.parent / "tiny"), load_config("ulx3s_85f")
+    layers = [quantise(checkpoint.moe_layer(n), "int4", config) for n in checkpoint.moe_layers]
+    matrices = [m for layer in layers for e in layer.everyone for m in (e.gate_up, e.down)]
+    weights = sum(m.rows * m.columns for m in matrices)
+    assert weights == 614_400
+    bits = sum(m.rows * m.blocks * (BLOCK * m.fmt.bits + SCALE_BITS) for m in matrices)
+    assert bits < 208 * 18 * 1024  # ECP5-85F: 208 block RAMs of 18 Kbit

@@ -124,7 +124,7 @@ def test_pages_in_every_topology(split: int | None) -> None:
     layer = random_quantised(Case(fmt="mixed", shape={"hidden": 96, "experts": 7}), COLUMNS, seed=21)
     with open_engine("verilator", layer, COLUMNS, slots=3, stalls=0.1, seed=22) as engine:
         engine.driver.load(compiler.compile(layer, COLUMNS, split, slots=3))
-        counters = check(engine, tokens(40, seed=23, hidden=96)).counters
+        counters = check(engine, tokens(40, seed=23, hidden=96), split=split).counters
         assert counters["PAGE_MISSES"] > 20
 
 

@@ -10,8 +10,9 @@ from sim_layers import Case, random_quantised, same_bits
 from driver.accelerator import Driver
 from driver.link import Link
 from driver.link_bus import LinkBus
+from driver.pipes import SpiPipe
 from hw.boards.catalogue import BOARDS
-from sim.board import open_board
+from sim.board import open_board, open_spi
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
 
@@ -35,17 +36,30 @@ def bus(layer):
     return LinkBus(Link(open_board(BOARD, CONFIG, image=compiler.compile(layer, CONFIG), seed=5)))
 
 
+@pytest.fixture(params=["uart", "spi"])
+def line(request, layer):
+    """The byte pipe to a board, and where its lamps are seen."""
+    image = compiler.compile(layer, CONFIG)
+    if request.param == "uart":
+        found = open_board(BOARD, CONFIG, image=image, seed=5)
+        return found, found
+    found = open_spi(BOARDS["orangecrab_85f_spi"], CONFIG, image=image, seed=5)
+    return SpiPipe(found), found
+
+
 def tokens(n, seed):
     return random_tokens(np.random.default_rng(seed), n, 32)
 
 
-def test_tokens_alone(bus, layer):
+def test_tokens_alone(line, layer):
     """Nothing but tokens goes in."""
-    x = tokens(6, seed=1)
+    pipe, board = line
+    link, x = Link(pipe), tokens(6, seed=1)
+    bus = LinkBus(link)
     assert same_bits(bus.run(x), golden.run(layer, x, CONFIG).y)
     heartbeat, busy = 1, 2
-    assert bus._link._pipe.lamps & ~heartbeat == busy
-    bus._link.reset()
+    assert board.lamps & ~heartbeat == busy
+    link.reset()
     assert same_bits(bus.run(x[:2]), golden.run(layer, x[:2], CONFIG).y)
 
 

@@ -24,7 +24,7 @@ def command(
     config: options.Config = "base",
     gate: options.Gate = None,
     energy_budget: Annotated[
-        float | None, typer.Option(min=0.001, help="nJ a token, kept by the governor; golden engine, gated.")
+        float | None, typer.Option(min=0.001, help="nJ a token, kept by each layer's governor; with --gate.")
     ] = None,
     budget_from: Annotated[
         int | None, typer.Option(min=0, help="Token that the budget begins with.", show_default="the middle")
@@ -56,8 +56,11 @@ def command(
     admission = None if gate is None else load(gate)
     budget = None
     if energy_budget is not None:
-        energy = estimate(named(technology), Conditions(shared=hardware.tiles), energy_budget)
-        budget = (energy, tokens // 2 if budget_from is None else budget_from)
+        tech, conditions, whole = named(technology), Conditions(shared=hardware.tiles), energy_budget
+        budget = (
+            lambda layers: estimate(tech, conditions, whole / layers),
+            tokens // 2 if budget_from is None else budget_from,
+        )
     if port and engine is not EngineName.golden:
         raise ExpertileError(f"--port runs beside the golden engine: leave out --engine {engine.value}")
     running = model_on(

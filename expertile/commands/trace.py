@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,14 +31,23 @@ def command(
     checkpoint: options.Checkpoint = MODEL,
     format: options.Format = FormatName.int8,
     config: options.Config = "base",
+    energy_budget: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="nJ a token in all MoE layers, kept by each layer's governor."),
+    ] = None,
+    technology: Annotated[str, typer.Option(help="Set of the energy table for the budget.")] = "cacti22",
     max_bytes: Annotated[int, typer.Option(min=2, help="Bytes a text.")] = 512,
 ) -> None:
-    """Trace the gate's decisions on a text, by the golden model: trace.csv, trace.html, PNGs."""
+    """Trace the gate's decisions on a text, and the energy governor's, by the golden model: trace.csv,
+    trace.html, PNGs."""
     import numpy as np
 
     from expertile import pictures
     from sw_model.checkpoint import Checkpoint
     from sw_model.config import load_config
+    from sw_model.energy.estimate import estimate
+    from sw_model.energy.model import Conditions
+    from sw_model.energy.table import technology as named
     from sw_model.errors import ExpertileError
     from sw_model.evaluation import default_texts, read_texts
     from sw_model.gate_file import load
@@ -59,17 +68,27 @@ def command(
     with console(stderr=True).status("running the text"):
         layers = load_layers(model, admission, hardware, format.value)
         batch = Batch.of(texts, model, total=max_bytes, length=max_bytes + 1)
-        blocks, _ = run_text(model, layers, batch, admission.information, hardware)
+        governors, unit = {}, 0.0
+        if energy_budget is not None:
+            share = estimate(
+                named(technology), Conditions(shared=hardware.tiles), energy_budget / len(layers)
+            )
+            governors = {n: share.governor(layer) for n, layer in layers.items()}
+            unit = share.unit / 1000
+        blocks, _ = run_text(model, layers, batch, admission.information, hardware, governors)
     names, experts = list(texts), next(iter(layers.values())).n_experts
     tokens = Tokens(batch, names, model.shape.bos is not None)
     rows = {n: _kept(result) for n, result in blocks.seen.items()}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_header(next(iter(blocks.seen.values())).experts.shape[1]))
+    header = _header(next(iter(blocks.seen.values())).experts.shape[1])
+    writer.writerow([*header, *_GOVERNED] if governors else header)
     told: dict[int, Any] = {}
     for n, result in blocks.seen.items():
         u = _u(result, layers[n].gate)
-        writer.writerows(_rows(n, result, u, tokens, admission.domains))
+        settings = [_governed(s, unit) for s in result.settings]
+        rows_of = _rows(n, result, u, tokens, admission.domains)
+        writer.writerows(row + more for row, more in zip_longest(rows_of, settings, fillvalue=[]))
         told[n] = [_told(result, u, t, admission.domains) for t in tokens.shown]
     write_file(output / "trace.csv", lambda file: file.write(table.getvalue().encode()))
     page = pictures.page(tokens.texts(), told, experts)
@@ -150,6 +169,14 @@ def _rows(n: int, result: Any, u: Any, tokens: Tokens, domains: tuple[str, ...])
         for e, w, value, level in zip(result.experts[t], result.weights[t], u[t], d.removed[t], strict=True):
             row += [e, f"{w / 65536:.5f}", f"{value / 256:.4f}", LEVELS[level]]
         yield row
+
+
+_GOVERNED = ("nj", "credit_nj", "lambda", "cap", "sparse_attention", "high_nibble")
+
+
+def _governed(s: Any, unit: float) -> list[Any]:
+    """What a token took, and what it ran under."""
+    return [f"{s.energy * unit:.4f}", f"{s.credit * unit:.4f}", f"{s.lam / 256:.4f}", s.cap, s.mode, s.high]
 
 
 def _told(result: Any, u: Any, t: int, domains: tuple[str, ...]) -> tuple[list[int], str]:

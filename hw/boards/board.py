@@ -57,7 +57,6 @@ class Board:
     preset : the configuration that it is built with, unless another is named
     oscillator_mhz : the clock that comes in
     clock_mhz : the clock that the design runs at
-    feedback_mhz : what the PLL takes its feedback from, if not that clock
     baud : of its UART
     pins : of every port bit of :class:`hw.boards.serial_top.SerialTop`
     """
@@ -70,7 +69,6 @@ class Board:
     preset: str
     oscillator_mhz: float
     clock_mhz: float
-    feedback_mhz: float | None = None
     baud: int
     pins: tuple[Pin, ...]
 

@@ -16,14 +16,13 @@ BAUD = 1_500_000
 _PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381", "BG554": "CABGA554", "MG285": "CSFBGA285"}
 
 
-def _ulx3s(platform: type, preset: str, clock_mhz: float, feedback_mhz: float | None = None) -> Board:
+def _ulx3s(platform: type, preset: str) -> Board:
     return _board(
         f"ulx3s_{platform.device[-3:].lower()}",
         f"ULX3S {platform.device[-3:]}",
         platform,
         preset,
-        clock_mhz=clock_mhz,
-        feedback_mhz=feedback_mhz,
+        clock_mhz=37.5,
         wanted={
             "clk": ("clk25", 0, None),
             "button_reset": ("button_fire", 0, None),
@@ -81,16 +80,7 @@ def _orangecrab(platform: type, preset: str, *, spi: bool = False) -> Board:
     )
 
 
-def _board(
-    name: str,
-    title: str,
-    platform: type,
-    preset: str,
-    *,
-    clock_mhz: float,
-    wanted: dict,
-    feedback_mhz: float | None = None,
-) -> Board:
+def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: float, wanted: dict) -> Board:
     oscillator = next(r for r in platform.resources if r.name == platform.default_clk)
     return Board(
         name=name,
@@ -101,7 +91,6 @@ def _board(
         preset=preset,
         oscillator_mhz=oscillator.clock.frequency / 1e6,
         clock_mhz=clock_mhz,
-        feedback_mhz=feedback_mhz,
         baud=BAUD,
         pins=pins(platform, wanted),
     )
@@ -110,8 +99,8 @@ def _board(
 BOARDS: dict[str, Board] = {
     board.name: board
     for board in (
-        _ulx3s(ULX3S_45F_Platform, "ecp5_45f", 37.5),
-        _ulx3s(ULX3S_85F_Platform, "ulx3s_85f", 39.0625, feedback_mhz=25.0),
+        _ulx3s(ULX3S_45F_Platform, "ecp5_45f"),
+        _ulx3s(ULX3S_85F_Platform, "ulx3s_85f"),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ecp5_85f"),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ecp5_85f", spi=True),
         _ecpix5(ECPIX545Platform, "ecp5_45f"),

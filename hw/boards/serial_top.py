@@ -82,8 +82,6 @@ class SerialTop(wiring.Component):
         lock, array_clock = Signal(), Signal()
         clocks: list[tuple[Value, float]] = [(ClockSignal(), board.clock_mhz)]
         second = {}
-        if board.feedback_mhz is not None:
-            clocks.insert(0, (Signal(name="feedback"), board.feedback_mhz))
         if self._config.array_clock > 1:
             clocks.append((array_clock, board.clock_mhz * self._config.array_clock))
             second["i_array_clk"] = array_clock

@@ -4,7 +4,8 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.host.registers import REGISTERS, Access
+from hw.energy.counters import COUNTER_BITS
+from hw.host.registers import COUNTERS, COUNTERS_AT, REGISTERS, Access
 
 __all__ = ["ADDRESS_BITS", "SIGNALS", "RegisterFile"]
 
@@ -50,8 +51,11 @@ class RegisterFile(wiring.Component):
     rw_NAME : value of a read-write register, without its pulse fields
     ro_NAME : value of a read-only register
     pulse_FIELD : a pulse field was written with 1 (one cycle)
+    counter_addr, counter_en, counter : the counter to read, by its place in
+        :data:`hw.host.registers.COUNTERS`, and its value, a cycle later
 
-    Latency: a write is answered in the cycle after address and data are both there, a read in the next.
+    Latency: a write is answered in the cycle after address and data are both there, a read in the next, that
+    of a counter one later.
     """
 
     def __init__(self, reset: dict[str, int] | None = None) -> None:
@@ -60,10 +64,15 @@ class RegisterFile(wiring.Component):
         for r in REGISTERS.values():
             if r.access is Access.RW:
                 ports[f"rw_{r.name}"] = Out(r.width, init=self._reset.get(r.name, r.reset))
-            elif not r.reset:
+            elif not r.reset and r.name not in (*COUNTERS, "COUNTER_HIGH"):
                 ports[f"ro_{r.name}"] = In(r.width)
             ports.update({f"pulse_{f.name}": Out(1) for f in r.fields if f.pulse})
-        super().__init__({**SIGNALS, **ports})
+        counter = {
+            "counter_addr": Out(range(len(COUNTERS))),
+            "counter_en": Out(1),
+            "counter": In(COUNTER_BITS),
+        }
+        super().__init__({**SIGNALS, **ports, **counter})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -96,19 +105,37 @@ class RegisterFile(wiring.Component):
                                     self.wdata[f.lsb] & mask[f.lsb]
                                 )
 
-        m.d.comb += self.arready.eq(~self.rvalid | self.rready)
+        self._read(m)
+        return m
+
+    def _read(self, m: Module) -> None:
+        high = Signal(REGISTERS["COUNTER_HIGH"].width)  # of the counter that was read last
+        counting, pending = Signal(), Signal()  # a counter is asked for, and comes in this cycle
+        place = self.araddr[2:] - (COUNTERS_AT >> 2)
+        m.d.comb += [
+            counting.eq((place >= 0) & (place < len(COUNTERS))),
+            self.arready.eq(~pending & (~self.rvalid | self.rready)),
+            self.counter_addr.eq(place),
+            self.counter_en.eq(self.arvalid & self.arready & counting),
+        ]
+        m.d.sync += pending.eq(self.counter_en)
         with m.If(self.rready):
             m.d.sync += self.rvalid.eq(0)
-        with m.If(self.arvalid & self.arready):
+        with m.If(pending):
+            m.d.sync += [self.rvalid.eq(1), self.rresp.eq(OKAY), Cat(self.rdata, high).eq(self.counter)]
+        with m.If(self.arvalid & self.arready & ~counting):
             m.d.sync += [self.rvalid.eq(1), self.rresp.eq(SLVERR), self.rdata.eq(0)]
             with m.Switch(self.araddr[2:]):
                 for r in REGISTERS.values():
+                    if r.name in COUNTERS:
+                        continue
                     with m.Case(r.offset >> 2):
                         if r.access is Access.RW:
                             value = self.__dict__[f"rw_{r.name}"]
                         elif r.reset:
                             value = r.reset
+                        elif r.name == "COUNTER_HIGH":
+                            value = high
                         else:
                             value = self.__dict__[f"ro_{r.name}"]
                         m.d.sync += [self.rresp.eq(OKAY), self.rdata.eq(value)]
-        return m

@@ -19,7 +19,7 @@ __all__ = ["AXI", "Bridge"]
 AXI: dict[str, Member] = {
     name: (Out if member.flow is Flow.In else In)(member.shape)
     for name, member in PORTS.items()
-    if name not in ("aclk", "aresetn")
+    if name not in ("aclk", "aresetn", "sparse_attention")
 }
 
 BEAT_WORDS = 4  # words a beat of the weight stream

@@ -7,11 +7,15 @@ from enum import Enum
 
 from sw_model.compiler import Flag
 from sw_model.config import HardwareConfig
+from sw_model.energy.governor import BUDGET_BITS, LAMBDA_BITS, MODES
+from sw_model.energy.meter import WEIGHTS
 from sw_model.gate import MAX_TAU
 from sw_model.topology import SPLIT_BITS
 
 __all__ = [
     "COUNTERS",
+    "COUNTERS_AT",
+    "GOVERNOR_WIDTHS",
     "ID_VALUE",
     "LAYER_WIDTHS",
     "REGISTERS",
@@ -56,7 +60,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_02_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_03_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -67,19 +71,34 @@ _IDENTITY = (
         "CONTROL",
         0x008,
         Access.RW,
-        3,
+        5,
         "Start and housekeeping.",
         fields=(
             Field("enable", 0, 1, "Take tokens. Write the layer's registers and weights first."),
             Field("clear_counters", 1, 1, "Set every counter to 0.", pulse=True),
             Field("flush_pages", 2, 1, "Forget which experts are on chip; while no token is.", pulse=True),
+            Field(
+                "hold_counters",
+                3,
+                1,
+                "Keep the counters' registers as of one cycle; counting goes on. Without it they follow "
+                "within 100 cycles.",
+            ),
+            Field(
+                "start_governor",
+                4,
+                1,
+                "Governor: nothing owed, nothing saved, mode 0; after a new budget, "
+                "while no token is in the core.",
+                pulse=True,
+            ),
         ),
     ),
     Register(
         "STATUS",
         0x00C,
         Access.RO,
-        3,
+        4,
         "What the core is doing.",
         fields=(
             Field("busy", 0, 1, "A token is in the core."),
@@ -95,6 +114,7 @@ _IDENTITY = (
                 1,
                 "A weight packet was refused, or its tlast came early or late. Cleared with the counters.",
             ),
+            Field("held", 3, 1, "The counters' registers are held, with all that came before hold_counters."),
         ),
     ),
     Register(
@@ -181,9 +201,59 @@ _COUNTED = (
     ("PAGE_MISSES", "Routed experts that were asked for."),
     ("PAGE_STALL_CYCLES", "Cycles in which the array could have begun a pass whose page was not there."),
     ("WORDS_LOADED", "Macro words written by the weight stream, over all tiles."),
+    ("SCALES_LOADED", "Scale entries written by the weight stream, over all tiles."),
+    (
+        "BLOCK_SUMS",
+        "Blocks of matrix rows finished, over all tiles; each reads a scale and updates the row's sum.",
+    ),
+    ("ROUTED_SUMS", "The same, for rows of routed experts."),
+    ("ACT_READS", "Blocks of 32 bytes read from the activation buffers; tiles in step share one."),
+    ("ACT_WRITES", "Blocks of 32 bytes written to them: of x three (INT8, high and low byte), of h one."),
+    ("ROUTER_ROWS", "Rows of the router worked out."),
+    ("ACTIVATIONS", "Elements of h worked out."),
+    ("COMBINE_ROWS", "Rows of down projections added up to y."),
+)
+
+_WEIGHT_DOCS = {
+    "READ": "a macro word read",
+    "PASS": "a word multiplied (32 nibble MACs)",
+    "SUM": "a block of a row finished",
+    "TOKEN": "a token: its blocks written to the activation buffers, its router rows, and what the host adds",
+    "EXPERT": "a routed expert besides its words, products and sums",
+    "BASE": "the base expert, or the gate's constant answer, besides those",
+}
+# name, width, doc
+_GOVERNOR = (
+    (
+        "GOVERNOR_BUDGET",
+        BUDGET_BITS,
+        "Energy of a token to be kept, in units of the host's choice, at least 4096; 0: the governor is off.",
+    ),
+    ("GOVERNOR_SHIFT", 4, "Bits of its number that what is owed loses to become lambda."),
+    ("GOVERNOR_LAMBDA_MAX", LAMBDA_BITS + 1, "Most that is added to lambda, Q7.8."),
+    ("GOVERNOR_LAST_MODE", (MODES - 1).bit_length(), "Highest level of sparse attention."),
+    *((f"ENERGY_{name}", bits, f"Units of {_WEIGHT_DOCS[name]}.") for name, bits in WEIGHTS.items()),
+)
+_GOVERNED = (
+    Register(
+        "GOVERNOR_STATE",
+        0x240,
+        Access.RO,
+        32,
+        "What the governor has decided.",
+        fields=(
+            Field("lambda", 0, LAMBDA_BITS + 1, "Added to the gate's lambda, Q7.8."),
+            Field("cap", 16, 8, "Most experts of the next token; 255: no bound."),
+            Field("mode", 24, 2, "Level of sparse attention, as on the output."),
+            Field("high", 28, 1, "Of INT8 weights the high nibble alone, from the token after next on."),
+        ),
+    ),
+    Register("GOVERNOR_CREDIT", 0x244, Access.RO, 32, "Units saved; owed where negative. Signed."),
+    Register("GOVERNOR_ENERGY", 0x248, Access.RO, 32, "Units that the last token took."),
 )
 
 COUNTERS = tuple(name for name, _ in _COUNTED)
+COUNTERS_AT = 0x100
 
 _ALL = (
     *_IDENTITY,
@@ -191,7 +261,19 @@ _ALL = (
         Register(name, 0x040 + 4 * i, Access.RW, width, doc, fields=_FLAG_FIELDS if name == "FLAGS" else ())
         for i, (name, width, doc) in enumerate(_LAYER)
     ),
-    *(Register(name, 0x100 + 4 * i, Access.RO, 32, doc) for i, (name, doc) in enumerate(_COUNTED)),
+    *(
+        Register(name, COUNTERS_AT + 4 * i, Access.RO, 32, f"{doc} Low word.")
+        for i, (name, doc) in enumerate(_COUNTED)
+    ),
+    Register(
+        "COUNTER_HIGH",
+        COUNTERS_AT + 4 * len(_COUNTED),
+        Access.RO,
+        16,
+        "Bits 47 to 32 of the counter that was read last.",
+    ),
+    *(Register(name, 0x200 + 4 * i, Access.RW, width, doc) for i, (name, width, doc) in enumerate(_GOVERNOR)),
+    *_GOVERNED,
 )
 
 REGISTERS: dict[str, Register] = {r.name: r for r in _ALL}
@@ -209,3 +291,6 @@ def config_id(config: HardwareConfig) -> int:
 
 #: The registers that describe the layer: name -> width in bits.
 LAYER_WIDTHS: dict[str, int] = {name: width for name, width, _ in _LAYER}
+
+#: The registers of the governor and its meter: name -> width in bits.
+GOVERNOR_WIDTHS: dict[str, int] = {name: width for name, width, _ in _GOVERNOR}

@@ -34,9 +34,10 @@ class ActivationBuffer(wiring.Component):
     Members
     -------
     code, code_valid, write_bank : elements from a :class:`BlockQuantiser`
-    read_set, read_bank, read_block, split : at cycle t; ``read_word``: which ``width`` elements of the block
-    act, shift : for each column c, lowest first, block read_block + c mod 2**split, at cycle t + ``LATENCY``;
-        beyond the last block anything
+    read_set, read_bank, read_block, split, read_en : at cycle t; ``read_word``: which ``width`` elements of
+        the block; without ``read_en`` the memories rest
+    act, shift : for each column c, lowest first, block read_block + c mod 2**split, at cycle t + ``LATENCY``
+        and until the next is read; beyond the last block anything
     """
 
     LATENCY = 3
@@ -72,6 +73,7 @@ class ActivationBuffer(wiring.Component):
                 "read_block": In(self._block_bits),
                 "read_word": In(range(max(2, self._words))),
                 "split": In(SPLIT_BITS),
+                "read_en": In(1),
                 "act": Out(8 * width * columns),
                 "shift": Out(SHIFT_BITS * columns),
             }
@@ -96,7 +98,8 @@ class ActivationBuffer(wiring.Component):
         read_set = Signal.like(self.read_set)
         first = self.code.lane[: (width - 1).bit_length()]
         m.d.comb += lane.eq(self.code_valid.replicate(self._give) << first)
-        m.d.sync += read_set.eq(self.read_set)
+        with m.If(self.read_en):
+            m.d.sync += read_set.eq(self.read_set)
 
         def address(bank: Value, block: Value) -> Signal:
             a = Signal(range(max(2, depth)))
@@ -119,7 +122,7 @@ class ActivationBuffer(wiring.Component):
                 write.data.eq(self.code[name].as_value().replicate(width // self._give)),
                 write.en.eq(lane),
                 read.addr.eq(Cat(self.read_word[:word_bits], read_address)),
-                read.en.eq(1),
+                read.en.eq(self.read_en),
             ]
             field, extra = _SHIFTS[name]
             m.submodules[f"{name}_shift_{column}"] = memory = Memory(
@@ -131,7 +134,7 @@ class ActivationBuffer(wiring.Component):
                 shift_write.data.eq(self.code[field]),
                 shift_write.en.eq(self.code_valid),
                 shift_read.addr.eq(read_address),
-                shift_read.en.eq(1),
+                shift_read.en.eq(self.read_en),
             ]
             # Those of the other sets are reset to 0, which takes no logic, and an OR is less than a choice.
             mine = read_set == len(blocks)

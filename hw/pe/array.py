@@ -31,8 +31,9 @@ class PeArray(wiring.Component):
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
     act, act_shift : the blocks for ``step``, one a column, ``act_at`` cycles later
     o : stream of beats of rows (:func:`rows_layout`)
-    active : every tile computes; ``reads``, ``computes``: of how many tiles that work on a block of the
-        matrix a word is read, a nibble is multiplied, once a step; ``routed``: every tile computes for a
+    active : every tile computes; ``reads``, ``computes``, ``sums``: of how many tiles that work on a block of
+        the matrix a word is read, a nibble is multiplied, once a step, and the block's sum is finished;
+        ``act_reads``: blocks that are read from an activation buffer; ``routed``: every tile computes for a
         routed expert
     load : weight loading: tile, address, a word or a scale entry
 
@@ -70,6 +71,8 @@ class PeArray(wiring.Component):
                 "active": Out(1),
                 "reads": Out(range(config.tiles + 1)),
                 "computes": Out(range(config.tiles + 1)),
+                "sums": Out(range(config.tiles + 1)),
+                "act_reads": Out(range(config.columns + 1)),
                 "routed": Out(1),
                 "load_tile": In(tile_bits),
                 "load_addr": In(32),
@@ -89,6 +92,7 @@ class PeArray(wiring.Component):
         wiring.connect(m, wiring.flipped(self.o), drain.o)
         step, valid = sequencer.o, sequencer.o_valid
         begin = valid & step.first
+        end_block = valid & step.last & step.last_step
         m.d.comb += [
             sequencer.i.payload.eq(self.i.payload.job),
             sequencer.i.valid.eq(self.i.valid & drain.info.ready),
@@ -102,6 +106,8 @@ class PeArray(wiring.Component):
             self.active.eq(valid),
             self.reads.eq(Mux(begin & step.read, step.rows, 0)),
             self.computes.eq(Mux(begin & step.compute, step.rows, 0)),
+            self.sums.eq(Mux(end_block, step.rows, 0)),
+            self.act_reads.eq(Mux(begin & (step.step == 0), step.acts, 0)),
             self.routed.eq(valid & step.routed),
         ]
 
@@ -127,7 +133,6 @@ class PeArray(wiring.Component):
         fetch = delayed(fetch, timing.read_at)
         start_block = flag(step.step == 0, timing.block_at, "start_block")
         end_step = flag(valid & step.last, timing.block_at, "end_step")
-        end_block = valid & step.last & step.last_step
         add = flag(end_block, timing.add_at, "add")
         start_row = flag(step.first_block, timing.add_at, "start_row")
         row_done = flag(end_block & step.last_block, timing.latency, "row_done")

@@ -41,8 +41,11 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def read_layout() -> data.StructLayout:
-    """Which block is read in an activation buffer."""
-    return data.StructLayout({"from_h": 1, "bank": 1, "set": 2, "act": 16, "word": 3, "split": SPLIT_BITS})
+    """Which part of which block is read in a buffer; ``end``, ``final``: its pass ends with it, it
+    is the last of its token."""
+    return data.StructLayout(
+        {"from_h": 1, "bank": 1, "set": 2, "act": 16, "word": 3, "split": SPLIT_BITS, "end": 1, "final": 1}
+    )
 
 
 def read_width(config: HardwareConfig) -> int:
@@ -62,9 +65,10 @@ class BlockSequencer(wiring.Component):
     o, o_valid : the block's work (:func:`block_layout` without activations, which are 0 here), with the last
         of its elements
     room : a block may be read
-    cycles, words, routed : with ``o_valid``: array cycles that the block will take together with those of
-        the other columns, given with the first; macro words of rows of the matrix that it will meet; for a
-        routed expert
+    cycles, words, rows, routed : with ``o_valid``: array cycles that the block will take together with those
+        of the other columns, given with the first; macro words and rows of the matrix that it will meet; for
+        a routed expert
+    padding : with ``o_valid``: the block stands in for one that the matrix has not
 
     Throughput: ``read_width`` elements a cycle, less one cycle a chunk.
     """
@@ -82,7 +86,9 @@ class BlockSequencer(wiring.Component):
                 "room": In(1),
                 "cycles": Out(range(most + 1)),
                 "words": Out(range(most * config.tiles + 1)),
+                "rows": Out(range(LookupTile.SLOTS * config.tiles + 1)),
                 "routed": Out(1),
+                "padding": Out(1),
             }
         )
 
@@ -145,6 +151,8 @@ class BlockSequencer(wiring.Component):
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
             self.step.act.eq(job.act + block),
             self.step.split.eq(job.split),
+            self.step.end.eq(finish),
+            self.step.final.eq(job.final),
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.word_stride.eq(stride),
@@ -156,6 +164,8 @@ class BlockSequencer(wiring.Component):
             self.o.last.eq(last & last_set),
             self.cycles.eq(Mux(column == 0, (last_slot + 1) << lanes, 0)),
             self.words.eq(Mux(padding, 0, rows << lanes)),
+            self.rows.eq(Mux(padding, 0, rows)),
+            self.padding.eq(padding),
             self.routed.eq(job.routed),
         ]
         with m.If(running):

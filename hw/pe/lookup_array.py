@@ -29,8 +29,9 @@ class LookupArray(wiring.Component):
     step, step_valid : the elements that are read in this cycle (:func:`~hw.pe.blocks.read_layout`)
     act, act_shift : these :func:`~hw.pe.blocks.read_width` elements, ``act_at`` cycles later
     o : stream of beats of rows (:func:`~hw.pe.drain.rows_layout`)
-    active, reads, computes, routed : what the engine will do with the block: array cycles, macro words of
-        rows of the matrix read, and multiplied; for a routed expert
+    active, reads, computes, sums, routed : what the engine will do with the block: array cycles, macro words
+        of rows of the matrix read, and multiplied, sums of a row's block; for a routed expert
+    act_reads : a block is read from an activation buffer
     load : weight loading: tile, address, a word or a scale entry
 
     Blocks and rows cross between the domains in FIFOs. Weights are written in the core's domain, through the
@@ -62,6 +63,8 @@ class LookupArray(wiring.Component):
                 "active": counts["cycles"],
                 "reads": counts["words"],
                 "computes": counts["words"],
+                "sums": counts["rows"],
+                "act_reads": Out(1),
                 "routed": Out(1),
                 **loads,
             }
@@ -93,12 +96,14 @@ class LookupArray(wiring.Component):
             self.i.ready.eq(sequencer.i.ready & beats.info.ready),
             self.step.eq(sequencer.step),
             self.step_valid.eq(sequencer.step_valid),
+            self.act_reads.eq(sequencer.o_valid & ~sequencer.padding),
         ]
         with m.If(sequencer.o_valid):
             m.d.comb += [
                 self.active.eq(sequencer.cycles),
                 self.reads.eq(sequencer.words),
                 self.computes.eq(sequencer.words),
+                self.sums.eq(sequencer.rows),
                 self.routed.eq(sequencer.routed),
             ]
 

@@ -10,6 +10,7 @@ from hw.cim.tables import OFFSET_BITS, PARITY, TABLE_WRITE
 from hw.pe.drain import result_layout
 from sw_model.config import HardwareConfig
 from sw_model.formats import MANT_BITS, ROW_EXP_BITS, SCALE_BITS, SHIFT_BITS
+from sw_model.topology import LOOKUP_SLOTS
 
 __all__ = ["FETCH", "LookupTile", "control_layout"]
 
@@ -72,7 +73,7 @@ class LookupTile(wiring.Component):
     OFFSET_AT = LookupMacro.OFFSET_AT
     SLOT_AT = LookupMacro.LATENCY + 1
     APART = 4  # as many as two columns need
-    SLOTS = 16
+    SLOTS = LOOKUP_SLOTS
     _FINE = 3  # of the shift, by the multiplier
 
     @classmethod

@@ -273,6 +273,8 @@ class Scheduler(wiring.Component):
                     job.from_h.eq(1),
                     job.act.eq(h_at),
                     job.routed.eq(~on_base),
+                    job.bank.eq(bank),  # whose token it is
+                    job.final.eq(final),
                     job.high.eq(high & (~on_base | shared)),  # the fallback is read whole
                     info.kind.eq(Kind.DOWN),
                     info.rows.eq(layer.HIDDEN),

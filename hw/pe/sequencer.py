@@ -17,7 +17,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
 
     from_h : activations are the h of an expert (else those of the token)
     wide : INT16 activations, that is the blocks twice, high bytes then low bytes
-    routed : it is a routed expert's (for the counters)
+    routed : it is a routed expert's (for the counters); ``final``: the last of its token
     high : of INT8 the high nibble alone is read: a step a block, which passes by the second word
     split : log2 of the neighbouring tiles that share a row and split its blocks, see :mod:`sw_model.topology`
     """
@@ -32,6 +32,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "from_h": 1,
             "wide": 1,
             "routed": 1,
+            "final": 1,
             "high": 1,
             "bank": 1,
             "act": 16,
@@ -43,8 +44,9 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
     """One array cycle; first/last flags delimit cycles of a step, steps of a block and blocks of a row.
 
     read : a word is read; compute : a nibble is multiplied (FP8 reads half a code first)
-    act : the block of the first column; column c takes block act + c mod 2**split
+    act : the block of the first column; column c takes block act + c mod 2**split; ``acts``: blocks taken
     rows : tiles that work on a block of a matrix row (the others on padding)
+    end, final : its pass ends with it; it is the last of its token
     """
     return data.StructLayout(
         {
@@ -56,6 +58,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "bank": 1,
             "set": 2,
             "act": 16,
+            "acts": range(config.columns + 1),
             "step": 3,
             "first": 1,
             "last": 1,
@@ -66,6 +69,8 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "first_block": 1,
             "last_block": 1,
             "rows": range(config.tiles + 1),
+            "end": 1,
+            "final": 1,
         }
     )
 
@@ -159,8 +164,11 @@ class Sequencer(wiring.Component):
             self.o.routed.eq(job.routed),
             self.o.split.eq(job.split),
             self.o.bank.eq(job.bank),
+            self.o.end.eq(finish),
+            self.o.final.eq(job.final),
             self.o.set.eq(Mux(job.wide, 1 + low, 0)),
             self.o.act.eq(job.act + block),
+            self.o.acts.eq(at_work),
             self.o.step.eq(step_index),
             self.o.first.eq(first),
             self.o.last.eq(last),

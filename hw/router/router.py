@@ -61,6 +61,7 @@ class Router(wiring.Component):
     side : what came with the token (:data:`~hw.router.gate.SIDE`)
     load_addr, load_data : tables: selection biases (``load_biases_en``) and those of the gate
     route : see :func:`route_layout`
+    hold : the gate, and where it is off what comes after the weights, waits
     done : ``route`` stands, until ``ack`` (one cycle)
     removed, removed_valid : candidates that each level of the gate removed (one cycle)
 
@@ -86,6 +87,7 @@ class Router(wiring.Component):
                 "load_domains_en": In(1),
                 "load_resident_en": In(1),
                 "route": Out(route_layout(config)),
+                "hold": In(1),
                 "done": Out(1),
                 "ack": In(1),
                 "removed": Out(self._gate.signature.members["removed"].shape),
@@ -147,6 +149,10 @@ class Router(wiring.Component):
         with m.If(now.valid & now.shared):
             m.d.sync += shared.eq(round_even(sigmoid.y, EXP2_FRACTION - PROB_FRACTION))
 
+        waiting, ready = Signal(), Signal()
+        m.d.comb += ready.eq((weights.done | waiting) & ~self.hold)
+        m.d.sync += waiting.eq((weights.done | waiting) & self.hold)
+
         candidates = gate.i
         m.d.comb += [
             choice.score.eq(Mux(rule.sigmoid, sigmoid.y + bias.data, logit)),
@@ -182,7 +188,7 @@ class Router(wiring.Component):
             gate.distance.eq(weights.distance),
             gate.p_valid.eq(weights.p_valid),
             gate.p_done.eq(weights.p_done & ~rule.sigmoid),
-            gate.start.eq(weights.done & self.gate.enable),
+            gate.start.eq(ready & self.gate.enable),
             gate.clear.eq(self.ack),
             gate.load_addr.eq(self.load_addr),
             gate.load_data.eq(self.load_data),
@@ -194,7 +200,7 @@ class Router(wiring.Component):
             self.removed.eq(gate.removed),
             self.removed_valid.eq(gate.done),
         ]
-        with m.If(Mux(self.gate.enable, gate.done, weights.done)):
+        with m.If(Mux(self.gate.enable, gate.done, ready)):
             m.d.sync += self.done.eq(1)
         with m.Elif(self.ack):
             m.d.sync += self.done.eq(0)

@@ -22,7 +22,7 @@ import numpy as np
 from sw_model.formats import BLOCK, INT4, INT8, INT16, QuantisedMatrix, WeightFormat
 from sw_model.quantised import QuantisedExpert, QuantisedLayer
 
-__all__ = ["Counts", "of_shape", "weight_words", "work"]
+__all__ = ["X_BYTES", "Counts", "of_shape", "weight_words", "work"]
 
 X_BYTES = 3  # bytes kept of an element of x: INT8, and INT16 for the router
 
@@ -93,31 +93,37 @@ def _expert(expert: QuantisedExpert, high: bool) -> np.ndarray:
     return _vector(_matrix(expert.gate_up, high=high), _matrix(expert.down, high=high), rows)
 
 
-def work(layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray) -> Counts:
+def work(
+    layer: QuantisedLayer, experts: np.ndarray, kept: np.ndarray, high: np.ndarray | None = None
+) -> Counts:
     """The work of every token.
 
     Parameters
     ----------
     experts : int [T, k], the candidates; kept : bool [T, k], those that run
+    high : bool [T], of INT8 the high nibble alone is read; None: as the layer says
 
     Returns
     -------
     Counts of int64 arrays [T]
     """
+    if high is None:
+        high = np.full(len(experts), layer.high_nibble)
     x_blocks = -(-layer.hidden // BLOCK) + layer.x_biased
     head = {"tokens": 1, "act_writes": X_BYTES * x_blocks, "router_rows": layer.router.rows}
-    every = _vector(_matrix(layer.router, sets=2), head)
-    if layer.shared is not None:
-        every += _expert(layer.shared, layer.high_nibble)
-    rows = np.repeat(every[None], len(experts), axis=0)
+    rows = np.repeat(_vector(_matrix(layer.router, sets=2), head)[None], len(experts), axis=0)
     if layer.fallback is not None:
         alone = _vector(_matrix(layer.fallback), {"act_writes": 1, "combine_rows": layer.fallback.rows})
         rows += np.where(kept.any(axis=1), 0, 1)[:, None] * alone
-    costs = np.stack([_expert(e, layer.high_nibble) for e in layer.experts])
-    costs[:, _NAMES.index("experts_used")] = 1
-    for routed, of in (("routed_reads", "word_reads"), ("routed_sums", "block_sums")):
-        costs[:, _NAMES.index(routed)] = costs[:, _NAMES.index(of)]
-    rows += (costs[experts] * kept[:, :, None]).sum(axis=1)
+    for reading in np.unique(high).tolist():
+        mine = high == reading
+        if layer.shared is not None:
+            rows[mine] += _expert(layer.shared, reading)
+        costs = np.stack([_expert(e, reading) for e in layer.experts])
+        costs[:, _NAMES.index("experts_used")] = 1
+        for routed, of in (("routed_reads", "word_reads"), ("routed_sums", "block_sums")):
+            costs[:, _NAMES.index(routed)] = costs[:, _NAMES.index(of)]
+        rows[mine] += (costs[experts[mine]] * kept[mine][:, :, None]).sum(axis=1)
     return Counts(**dict(zip(_NAMES, rows.T, strict=True)))
 
 

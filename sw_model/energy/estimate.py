@@ -13,8 +13,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from sw_model.energy.counts import Counts
+from sw_model.energy.governor import registers
+from sw_model.energy.meter import WEIGHTS, Governor, weights_of
 from sw_model.energy.model import Conditions, energy, total
 from sw_model.energy.table import Technology
+from sw_model.quantised import QuantisedLayer
 
 __all__ = ["EVENTS", "KEY_BITS", "Estimate", "estimate"]
 
@@ -29,6 +32,7 @@ EVENTS = (
 )
 KEY_BITS = 8  # of an element of a key or a value, kept in memories like those that contexts are read from
 UNITS = 1 << 23  # of a budget
+MOST = (1 << WEIGHTS["READ"]) - 1  # units of an event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +45,36 @@ class Estimate:
     bit: float
     budget: int
 
-    def of(self, work: Counts, key_bits: np.ndarray | int) -> np.ndarray:
-        """Units that the work took, ``key_bits`` read of keys and values included."""
-        moe = sum(weight * getattr(work, name) for name, weight in self.weights.items())
-        return np.asarray(moe + np.rint(np.asarray(key_bits) * (self.bit / self.unit)).astype(np.int64))
+    def governor(self, layer: QuantisedLayer) -> Governor:
+        """The governor of ``layer`` under this budget, from nothing owed.
+
+        Raises
+        ------
+        ExpertileError : the budget is out of range
+        """
+        return Governor(registers(self.budget), weights_of(layer, self.weights))
+
+    def keys(self, bits: int) -> int:
+        """Units of so many bits of keys and values."""
+        return round(bits * self.bit / self.unit)
+
+    def of(self, work: Counts) -> int:
+        """Units that the work took."""
+        return sum(weight * int(getattr(work, name).sum()) for name, weight in self.weights.items())
 
 
 def estimate(tech: Technology, conditions: Conditions, budget_nj: float) -> Estimate:
-    """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-23rd part."""
-    unit = 1000 * budget_nj / UNITS
-    weights = {}
+    """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-23rd part, or as much more as it
+    takes for every weight to fit its register."""
+    costs = {}
     for event in EVENTS:
         one = Counts(**{f.name: np.array(int(f.name == event)) for f in fields(Counts)})
-        weights[event] = round(total(energy(one, tech, "cim", conditions), compute=True) / unit)
+        costs[event] = total(energy(one, tech, "cim", conditions), compute=True)
+    unit = max(1000 * budget_nj / UNITS, max(costs.values()) / MOST)
     bit = tech.macro[conditions.macro or tech.macro_default].read
-    return Estimate(weights=weights, unit=unit, bit=bit, budget=UNITS)
+    return Estimate(
+        weights={event: round(cost / unit) for event, cost in costs.items()},
+        unit=unit,
+        bit=bit,
+        budget=round(1000 * budget_nj / unit),
+    )

@@ -5,16 +5,20 @@ After every token of energy e, with a budget of b a token (integers of the same 
     credit  = clip(credit + b - e, -8 b, b / 4)          d = max(0, -credit), what is owed
     mode    one step up where d >= b / 4, one down where credit = b / 4; never after two tokens running
     lambda  = min(max(0, d - b / 4) >> shift, lambda_max)            added to the gate's, Q7.8
+    high    = 1 from d >= b / 2 on until d < b / 4: of INT8 weights the high nibble alone, one token later
     cap     = 1 from d >= 3/4 b on until d < b / 2, 0 from d >= b on until d < 3/4 b, else the gate's own
 
 The mode goes first, since it is for what saves at little loss: it is the level of sparse attention (0 to 3).
-lambda then takes experts from the tokens that miss them least, and the cap bounds what one token may cost.
+lambda then takes experts from the tokens that miss them least, weights lose their low nibbles, and the cap
+bounds what one token may cost. The nibbles follow a token late, since a token's first passes are issued
+before the one before is through.
 
 What is owed is paid back before anything is allowed again, so the mean over n tokens is off by what is owed
 at their end, at most about 1.25 b / n: 4 % of b after 32 tokens. Between two writes of the budget the mode
 turns at most once, so it cannot hunt. Writing the budget starts afresh, from nothing owed and mode 0.
 
-The resolution is an expert of one token: the bound holds while no expert costs more than half of the budget.
+The resolution is an expert of one token: the bound holds while no expert costs more than half of the budget,
+and no token with everything on more than 2.5 budgets.
 
 All arithmetic is on integers, adds, shifts and compares, as in ``hw/energy/governor.py``; arrays of any shape
 are that many governors.
@@ -52,13 +56,16 @@ class Registers:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """credit; cap (255, 1 or 0); lam, what is added to lambda; mode; rest: it has just moved; way: of its
-    last step (+1, -1, 0 none yet); turned: it has turned once"""
+    """What the next token runs under: cap (255, 1 or 0); lam, what is added to lambda; mode; high. And
+    credit; later: high for the token after; rest: the mode has just moved; way: of its last step (+1, -1, 0
+    none yet); turned: it has turned once"""
 
     credit: np.ndarray
     cap: np.ndarray
     lam: np.ndarray
     mode: np.ndarray
+    high: np.ndarray
+    later: np.ndarray
     rest: np.ndarray
     way: np.ndarray
     turned: np.ndarray
@@ -86,6 +93,8 @@ def start(r: Registers) -> State:
         cap=nothing + NO_CAP,
         lam=nothing,
         mode=nothing,
+        high=nothing,
+        later=nothing,
         rest=nothing,
         way=nothing,
         turned=nothing,
@@ -113,6 +122,8 @@ def step(s: State, r: Registers, energy: np.ndarray) -> State:
         cap=np.where(none, 0, np.where(one, 1, NO_CAP)),
         lam=np.minimum(np.maximum(owed - quarter, 0) >> r.shift, r.lambda_max),
         mode=s.mode + way,
+        high=s.later,
+        later=((owed >= half) | ((s.later != 0) & (owed >= quarter))).astype(np.int64),
         rest=np.abs(way),
         way=np.where(way != 0, way, s.way),
         turned=s.turned | turns,

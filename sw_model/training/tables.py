@@ -7,6 +7,7 @@ No figure in it is typed: `record.py` and `routing.py` wrote the files that it r
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _distillation(r: _Records) -> list[str]:
         rows.append(
             [
                 title,
-                f"{m['shape']['parameters']:,}",
+                f"{r.run[name]['training']['shape']['parameters']:,}",
                 f"{r.mean(name):.4f}",
                 _percent(r.mean(name), r.mean("tiny_scratch")),
                 f"{m['bits_per_byte']['model']['code']:.4f}",
@@ -94,9 +95,10 @@ def _distillation(r: _Records) -> list[str]:
         "one.",
         "",
         *_table(["", "parameters", "bits per byte", "", "code", "errors on code", ""], rows),
-        f"Against the native model ten times larger the distilled student errs {_percent(best, large)}; the "
-        f"article claims -38 %, which does not hold here. Against the same model from scratch it is "
-        f"{_percent(best, error)}. The adversary takes a part of that away again.",
+        "Errors of the distilled student against the native model ten times larger: "
+        f"{_percent(best, large)}. The article claims -38 %, which does not hold here. Against the same "
+        f"model from scratch: {_percent(best, error)}. The adversary takes back a part of what distillation "
+        "gains in bits.",
         "",
     ]
 
@@ -221,9 +223,10 @@ def _density(r: _Records) -> list[str]:
         "tiny_one_stage",
         "teacher",
     ):
-        m = r.run[name]["metrics"]
-        rows.append(row(f"`{name}`", of_model(m["shape"], m["mean"]["model"])))
-        rows.append(row(f"`{name}`, INT4", of_model(m["shape"], m["mean"]["int4"], int4=True)))
+        shape, mean = r.run[name]["training"]["shape"], r.run[name]["metrics"]["mean"]
+        rows.append(row(f"`{name}`", of_model(shape, mean["model"])))
+        if "int4" in mean:
+            rows.append(row(f"`{name}`, INT4", of_model(shape, mean["int4"], int4=True)))
     for name, title in (("ngram", "order-6 n-gram"), ("xz", "xz")):
         rows.append(row(title, of_text(r.corpus["train"], r.mean("base", name))))
     return [
@@ -332,7 +335,8 @@ def page(folder: Path = _FOLDER) -> str:
     )  # fmt: skip
     for section in sections:
         parts += section(r)
-    return "\n".join(parts).rstrip() + "\n"
+    wrapped = (line if line[:1] in ("|", "#") else textwrap.fill(line, 118) for line in parts)
+    return "\n".join(wrapped).rstrip() + "\n"
 
 
 def main() -> None:

@@ -1,0 +1,53 @@
+"""Weights and tokens timed over every link."""
+
+import numpy as np
+import pytest
+from random_layers import random_tokens
+from sim_layers import Case, random_quantised
+from test_standalone import BOARD, CONFIG, SHAPE
+
+from hw.boards.catalogue import BOARDS
+from sim import link_speed
+from sim.verilator import Core
+from sw_model import compiler
+from sw_model.errors import ExpertileError
+
+
+@pytest.fixture(scope="module")
+def layer():
+    return random_quantised(Case(fmt="mixed", gate=True, shape=SHAPE), CONFIG, seed=31)
+
+
+def measure(layer, board=BOARD, tokens=3):
+    image = compiler.compile(layer, CONFIG)
+    x = random_tokens(np.random.default_rng(1), tokens, 32)
+    return list(link_speed.measure(board, CONFIG, layer, image, x, 2048))
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_links(layer, monkeypatch):
+    rows = {row["link"]: row for row in measure(layer)}
+    assert list(rows) == ["AXI", "UART", "SPI"] and all(
+        row.keys() == link_speed.COLUMNS.keys() for row in rows.values()
+    )
+    # A byte takes 10 bits of the UART's line and 8 of the SPI's; frames, escapes and answers are on top.
+    line = {"UART": BOARD.baud / 10, "SPI": BOARD.clock_mhz * 1e6 / 8 / 8}
+    for name, most in line.items():
+        assert 0.5 * most < 1000 * rows[name]["weights_kb_s"] < most
+        assert rows[name]["latency_us"] > 1e6 * 2 * 4 * 32 / most  # elements there and back
+    assert 0.5 < rows["AXI"]["weights_kb_s"] / (BOARD.clock_mhz * 16e3) < 1
+    assert rows["AXI"]["latency_us"] < rows["SPI"]["latency_us"] < rows["UART"]["latency_us"]
+    assert all(row["per_token_us"] <= row["latency_us"] for row in rows.values())
+
+    run = Core.run
+    monkeypatch.setattr(Core, "run", lambda core, x: run(core, x) + 1)
+    with pytest.raises(RuntimeError, match="AXI: results are not"):
+        measure(layer)
+
+
+def test_refusals(layer):
+    with pytest.raises(ExpertileError, match="a board with a UART"):
+        measure(layer, board=BOARDS["orangecrab_85f_spi"])
+    with pytest.raises(ExpertileError, match="one token or more"):
+        measure(layer, tokens=0)
