@@ -231,6 +231,7 @@ class MoELayer(wiring.Component):
             h_buffer.read_en.eq(reading & array.step.from_h),
             x_buffer.split.eq(array.step.split),
             h_buffer.split.eq(array.step.split),
+            *[b.read_blocks.eq(array.step.acts) for b in (x_buffer, h_buffer) if columns > 1],
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
             array.act_shift.eq(Mux(from_h[-1], h_buffer.shift, x_buffer.shift)),
             *[getattr(array, name).eq(getattr(self, name)) for name in loads],

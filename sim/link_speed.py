@@ -11,7 +11,7 @@ from driver.accelerator import Driver
 from driver.bus import Bus
 from driver.link import Link
 from driver.link_bus import LinkBus
-from driver.pipes import SpiPipe
+from driver.spi_pipe import SpiPipe
 from hw.boards.board import Board
 from hw.boards.catalogue import BOARDS
 from sim.board import open_board, open_spi
@@ -88,15 +88,13 @@ def measure(
 
 def _send(bus: Bus, packets: list[np.ndarray], part: int) -> int:
     """The first packets, cut to ``part`` bytes; returns how many bytes they had."""
-    sent = 0
+    chosen: list[np.ndarray] = []
     for packet in packets:
-        piece = pieces(packet, max(2, part // (4 * BEAT_LIMBS)))[0]
-        bus.send_weights([piece])
-        sent += piece.nbytes
-        if sent >= part:
-            break
+        if sum(p.nbytes for p in chosen) < part:
+            chosen.append(pieces(packet, max(2, part // (4 * BEAT_LIMBS)))[0])
+    bus.send_weights(chosen)
     bus.finish()
-    return sent
+    return sum(p.nbytes for p in chosen)
 
 
 def _axi(board: Board, config: HardwareConfig, image: Image) -> tuple[Bus, Callable[[], float]]:

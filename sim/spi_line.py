@@ -29,7 +29,7 @@ def _load(path: Path) -> dict[str, ctypes._CFuncPtr]:
 
 
 class SpiLine:
-    """A :class:`driver.pipes.SpiBus` whose device is simulated; its time is simulated time.
+    """A :class:`driver.spi_pipe.SpiBus` whose device is simulated; its time is simulated time.
 
     Parameters
     ----------

@@ -8,9 +8,18 @@ without a row where rows are few, tiles without a block where blocks are few.
 
 from __future__ import annotations
 
-from sw_model.formats import ROUTER_FORMAT, WeightFormat
+from sw_model.formats import INT8, ROUTER_FORMAT, WeightFormat
 
-__all__ = ["LOOKUP_SLOTS", "SPLIT_BITS", "choose_split", "entries", "pass_cycles", "splits"]
+__all__ = [
+    "LOOKUP_SLOTS",
+    "SPLIT_BITS",
+    "choose_split",
+    "entries",
+    "pass_cycles",
+    "slot_beats",
+    "slot_cycles",
+    "splits",
+]
 
 SPLIT_BITS = 4  # of the topology word: log2 of the tiles that share a row
 LOOKUP_SLOTS = 16  # rows of a tile that a block of activations stays for, body "lut"
@@ -34,10 +43,21 @@ def choose_split(rows: int, blocks: int, tiles: int, columns: int) -> int:
     return min(splits(columns), key=lambda split: entries(rows, blocks, tiles, split))
 
 
+def slot_cycles(blocks: int, fmt: WeightFormat, split: int, step_cycles: int, high: bool = False) -> int:
+    """Cycles of the array for one row slot, a row in every group; ``high``: of INT8 the high nibble alone."""
+    steps = 1 if high and fmt is INT8 else fmt.steps
+    return -(-blocks // (1 << split)) * steps * (2 if fmt is ROUTER_FORMAT else 1) * step_cycles
+
+
+def slot_beats(rows: int, tiles: int, split: int, drain: int) -> tuple[int, ...]:
+    """Cycles in which the drain gives out the rows of each slot, ``drain`` a cycle."""
+    groups = tiles >> split
+    return tuple(-(-min(groups, rows - first) // drain) for first in range(0, rows, groups))
+
+
 def pass_cycles(rows: int, blocks: int, fmt: WeightFormat, tiles: int, split: int, step_cycles: int) -> int:
     """Cycles in which the array works on a pass, where its rows find room; ``step_cycles`` a nibble pass.
 
-    The router's passes take every block twice, with the high and the low bytes of the token.
+    The router's take every block twice, with the high and the low bytes of the token.
     """
-    sets = 2 if fmt is ROUTER_FORMAT else 1
-    return entries(rows, blocks, tiles, split) * fmt.steps * sets * step_cycles
+    return -(-rows // (tiles >> split)) * slot_cycles(blocks, fmt, split, step_cycles)

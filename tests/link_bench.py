@@ -20,7 +20,7 @@ PATIENCE = 400
 
 class LinkBench(wiring.Component):
     """Gives every word of a token back plus one, after the whole token; LIMIT is a register to play with, and
-    CYCLES the sum of the low words of all beats on the weight stream."""
+    every counter the sum of the low words of all beats on the weight stream."""
 
     def __init__(self, spi=False):
         self._spi = spi
@@ -71,7 +71,7 @@ class LinkBench(wiring.Component):
             arrives.eq(tokens.w_en & tokens.w_rdy & tokens.w_data[32]),
             leaves.eq(tokens.r_en & tokens.r_rdy & tokens.r_data[32]),
             bridge.s_axis_w_tready.eq(1),
-            registers.ro_CYCLES.eq(total),
+            registers.counter.eq(total),
         ]
         m.d.sync += whole.eq(whole + arrives - leaves)
         with m.If(bridge.s_axis_w_tvalid):

@@ -14,6 +14,8 @@ from hw.pe.drain import Kind
 from hw.pe.lookup_array import LookupArray
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK, FP8, INT4, INT8, INT16, MXFP4, WeightFormat
+from sw_model.timing import Line, Pass
+from sw_model.topology import slot_beats, splits
 
 #: Macro word of codes: (codes, format, number of the word in the block).
 Pack = Callable[[list[int], WeightFormat, int], int]
@@ -78,6 +80,7 @@ class Matrix:
             "weight": int(rng.integers(1 << 23)),
             **{name: int(rng.integers(2)) for name in ("first", "final")},
         }
+        self.slot_cycles = -(-blocks >> self.split) * (1 + self.wide) * self.steps
         self.job = {
             "rows": rows,
             "blocks": blocks,
@@ -275,5 +278,36 @@ def test_throughput(fmt: WeightFormat, tiles: int, columns: int, act_bits: int) 
         # First row: after its slot's last step, the array's latency and the drain.
         last_step = first + shares[0] * passes[0].steps * config.step_cycles - 1
         assert sink.cycles[0] == last_step + dut.latency + 2
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "columns", "drain", "act_bits"), [(2, 1, 1, 0), (8, 4, 1, 0), (8, 8, 4, 0), (4, 4, 2, 2)]
+)
+def test_a_pass_takes_what_the_model_says(tiles: int, columns: int, drain: int, act_bits: int) -> None:
+    """From its first step to its last row at a free drain, bound by steps, by rows, or by their places."""
+    rng = np.random.default_rng(tiles)
+    config = small_config(tiles, columns, drain, act_bits)
+    dut = PeArray(config)
+    shapes = [
+        (rows, blocks, fmt)
+        for rows in (1, 3 * tiles + 1, 20 * tiles)
+        for blocks, fmt in ((1, INT4), (3, INT8))
+    ]
+    passes = [
+        Matrix(rng, config, *shape, split) for shape in [*shapes, (5, 2, INT16)] for split in splits(columns)
+    ]
+
+    async def bench(ctx: Any) -> None:
+        for m in passes:
+            active: list[int] = []
+            m.place(0, 0, tiles)
+            sink = Sink(dut.o, -(-m.rows // drain))
+            source = Source(dut.i, [raw(dut.i, job=m.job, info=m.info)])
+            await transfer(ctx, rng, [source], [sink], watch=(dut.active,), each=active.append)
+            line = Line(dut.latency + 1)
+            line.run(Pass(m.slot_cycles * config.step_cycles, slot_beats(m.rows, tiles, m.split, drain)), 0)
+            assert sink.cycles[-1] + 1 - active.index(1) == line.out, (m.rows, m.blocks, m.fmt.name, m.split)
 
     simulate(dut, bench)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from random_layers import RULES, random_tokens
 from sim_layers import Case, check, check_with_side, random_quantised, same_bits
+from test_sim_topology import COLUMNS
 
 from sim.build import generated
 from sim.engines import open_engine
@@ -11,6 +12,7 @@ from sim.runner import LayerJob, build, run_layer
 from sim.verilator import watchdog
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig, load_config
+from sw_model.topology import choose_split
 
 pytestmark = pytest.mark.sim
 
@@ -53,6 +55,17 @@ def test_icarus_with_side_band(config: HardwareConfig) -> None:
     layer = random_quantised(Case(gate=True, shape={**RULES["deepseek_v3"], "hidden": 32}), config, seed=25)
     with open_engine("icarus", layer, config, stalls=0.2, seed=4) as engine:
         check_with_side(engine, tokens(3, seed=26), seed=27)
+
+
+def test_icarus_where_blocks_do_not_fill_a_group() -> None:
+    """Four tiles share rows of three blocks: nothing that was never written is read."""
+    layer = random_quantised(
+        Case(fmt="int4", shape={"hidden": 66, "width": 66, "experts": 1, "top_k": 1}), COLUMNS, seed=28
+    )
+    split, blocks = choose_split(layer.router.rows, layer.router.blocks, COLUMNS.tiles, COLUMNS.columns), 3
+    assert blocks % (1 << split) and layer.router.blocks == blocks
+    with open_engine("icarus", layer, COLUMNS) as engine:
+        check(engine, random_tokens(np.random.default_rng(29), 1, 66))
 
 
 def test_icarus_reset_in_the_middle(config: HardwareConfig) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from random_layers import random_side, random_tokens
 from sim_layers import DOMAINS, Case, expected_counters, random_quantised
 
@@ -74,8 +74,8 @@ def test_a_fault_in_any_counter_is_seen(
         def __init__(self, most: dict[str, int]) -> None:
             self._factors = [2 * ((i % 2 == 0) == even) for i in range(len(most))]
             self._inner = Counters({name: 2 * n + 1 for name, n in most.items()})
-            members = dict(Counters(most).signature.members)
-            super().__init__(members)
+            events = data.StructLayout({name: range(n + 1) for name, n in most.items()})
+            super().__init__({**self._inner.signature.members, "events": wiring.In(events)})
 
         def elaborate(self, platform: object) -> Module:
             m = Module()

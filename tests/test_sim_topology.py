@@ -6,8 +6,9 @@ from random_layers import RULES, random_tokens
 from sim_layers import Case, check_with_side, random_quantised
 
 from sim.engines import open_engine
-from sw_model import compiler
+from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
+from sw_model.timing import stream_cycles
 
 pytestmark = pytest.mark.sim
 
@@ -41,4 +42,7 @@ def test_every_split_gives_the_same_bits(case: Case, stalls: float, config: Hard
     with open_engine("verilator", layer, config, stalls=stalls, seed=5) as engine:
         for split in SPLITS:
             engine.driver.load(compiler.compile(layer, config, split))
-            check_with_side(engine, x, seed=6, split=split)
+            counters = check_with_side(engine, x, seed=6, split=split).counters
+            if not case.gate and not stalls and not compiler.paging(layer, config, split=split)["PAGE_SLOTS"]:
+                want = stream_cycles(layer, config, golden.run(layer, x, config).experts, split)
+                assert counters["BUSY_CYCLES"] == pytest.approx(want, rel=0.05)

@@ -9,7 +9,7 @@ from link_bench import CAPACITY, link_verilog
 from test_link import talk
 
 from driver.link import Link
-from driver.pipes import SpiPipe
+from driver.spi_pipe import SpiPipe
 from hw.host.frames import FLAG
 from hw.host.spi import LEAST_DIVISOR, SpiPort
 from sim.build import build_spi

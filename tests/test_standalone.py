@@ -10,7 +10,7 @@ from sim_layers import Case, random_quantised, same_bits
 from driver.accelerator import Driver
 from driver.link import Link
 from driver.link_bus import LinkBus
-from driver.pipes import SpiPipe
+from driver.spi_pipe import SpiPipe
 from hw.boards.catalogue import BOARDS
 from sim.board import open_board, open_spi
 from sw_model import compiler, golden

@@ -34,10 +34,11 @@ class ActivationBuffer(wiring.Component):
     Members
     -------
     code, code_valid, write_bank : elements from a :class:`BlockQuantiser`
-    read_set, read_bank, read_block, split, read_en : at cycle t; ``read_word``: which ``width`` elements of
-        the block; without ``read_en`` the memories rest
-    act, shift : for each column c, lowest first, block read_block + c mod 2**split, at cycle t + ``LATENCY``
-        and until the next is read; beyond the last block anything
+    read_set, read_bank, read_block, read_blocks, split, read_en : at cycle t; without ``read_en`` the
+        memories rest; ``read_word``: which ``width`` elements of the block
+    act, shift : for each column c, lowest first, block read_block + n, at cycle t + ``LATENCY`` and until the
+        next is read, where n is c mod 2**split, or 0 where that is not below ``read_blocks``: a block that
+        was written
     """
 
     LATENCY = 3
@@ -72,6 +73,7 @@ class ActivationBuffer(wiring.Component):
                 "read_bank": In(1),
                 "read_block": In(self._block_bits),
                 "read_word": In(range(max(2, self._words))),
+                "read_blocks": In(range(columns + 1)),
                 "split": In(SPLIT_BITS),
                 "read_en": In(1),
                 "act": Out(8 * width * columns),
@@ -108,7 +110,8 @@ class ActivationBuffer(wiring.Component):
 
         block = self.read_block
         if column:
-            block = (block + (column & ((1 << self.split) - 1)))[: self._block_bits]
+            further = column & ((1 << self.split) - 1)
+            block = (block + Mux(further < self.read_blocks, further, 0))[: self._block_bits]
         write_address = address(self.write_bank, self.code.block)
         read_address = address(self.read_bank, block)
         blocks, shifts = [], []
