@@ -32,6 +32,12 @@ def command(
     gate: Annotated[
         Path | None, typer.Option(help="Also measure what this gate.json saves, layer by layer.")
     ] = None,
+    mix: Annotated[
+        bool,
+        typer.Option(
+            help="Instead: layers of very different shape on one array, each topology against the compiler's."
+        ),
+    ] = False,
     record: Annotated[bool, typer.Option(help="Add the figures to docs/bench-history.json.")] = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for bench.json and bench.md.", show_default="build")
@@ -47,6 +53,10 @@ def command(
     from sw_model.errors import ExpertileError
     from sw_model.gate_file import load
 
+    if mix:
+        _mix(config, output)
+        return
+
     gates = None if gate is None else load(gate)
     rows = bench_report.join(bench.run(config, tokens, checkpoint))
     saved = None if gates is None else bench.run_gate(config, gates, 4 * tokens, checkpoint)
@@ -59,6 +69,31 @@ def command(
         bench_report.record(rows, date.today().isoformat())
     elif worse := bench_report.regressions(rows):
         raise ExpertileError(f"{'; '.join(worse)}; --record if that is meant")
+
+
+def _mix(config: str, output: Path) -> None:
+    from rich.table import Table
+
+    from expertile.output import write_json
+    from sim.mix import FORMATS, MIX, measure
+    from sw_model.config import load_config
+
+    hardware, rows = load_config(config), []
+    for fmt in FORMATS:
+        found = measure(hardware, fmt)
+        rows += found
+        grid = Table("tiles a row", *(p.name for p in MIX), "cycles", "of the array", title=fmt)
+        for row in found:
+            name = "chosen" if row["split"] is None else str(1 << row["split"])
+            cells = (*row["parts"].values(), row["cycles"], row["array_cycles"])
+            grid.add_row(name, *(f"{c:,}" for c in cells))
+        grid.add_section()
+        ratios = (found[-1][f"{name}_ratio"] for name in ("cycles", "array_cycles"))
+        grid.add_row("best fixed / chosen", *("" for _ in MIX), *(f"{r:.3f}" for r in ratios))
+        console().print(grid)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "bench-mix.json", rows)
+    console().print(str(output / "bench-mix.json"), soft_wrap=True)
 
 
 def _show(rows: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
