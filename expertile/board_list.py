@@ -98,7 +98,7 @@ def _row(
         "macs_per_cycle": config.macs_per_cycle,
         "weights_kib": config.tiles * config.words * 16 // 1024,
         "fits": fits,
-        "clock_mhz": built.get("clock_mhz", target.clock_mhz),
+        "clock_mhz": built.get("clock_mhz", target.clock_mhz * config.array_clock),
         **{name: built.get(name) for name in _KEPT if name not in ("clock_mhz", "utilisation_percent")},
         **{f"{name}_percent": percent.get(name) for name in ("lut", "bram", "dsp")},
     }

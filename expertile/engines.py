@@ -205,7 +205,8 @@ class LayerEngine:
             tally.experts_used = got.counters["EXPERTS_USED"]
             tally.cycles, tally.timed = got.counters["BUSY_CYCLES"], len(x)
             tally.passes = got.counters["NIBBLE_PASSES"]
-            tally.pass_slots = self._config.macs_per_cycle * tally.cycles // BLOCK
+            cycles = tally.cycles * self._config.array_clock
+            tally.pass_slots = self._config.macs_per_cycle * cycles // BLOCK
             if self._pages is not None:
                 tally.page_stalls = got.counters["PAGE_STALL_CYCLES"]
         return LayerResult(

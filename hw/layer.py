@@ -17,6 +17,7 @@ from hw.numerics.scaled import SCALED
 from hw.pe.activate import Activate, numbers_layout
 from hw.pe.activations import ActivationBuffer
 from hw.pe.array import PeArray
+from hw.pe.blocks import read_width
 from hw.pe.combine import Combine
 from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
@@ -129,6 +130,9 @@ class MoELayer(wiring.Component):
         def flag(which: Flag) -> Value:
             return (layer.FLAGS & which).any()
 
+        # The array of lookups reads the blocks of its columns one after the other, and each in parts.
+        lookup = config.body == "lut"
+        columns, width = (1, read_width(config)) if lookup else (config.columns, BLOCK)
         x_blocks = config.max_hidden // BLOCK
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
@@ -142,7 +146,12 @@ class MoELayer(wiring.Component):
             user=SIDE.size,
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), columns=config.columns, give=lanes
+            blocks=x_blocks,
+            banks=2,
+            sets=("code8", "high", "low"),
+            columns=columns,
+            give=lanes,
+            width=width,
         )
         m.submodules.array = array = self._array
         m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
@@ -159,7 +168,12 @@ class MoELayer(wiring.Component):
             ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
-            blocks=h_blocks, banks=1, sets=("code8",), columns=config.columns, give=lanes
+            blocks=h_blocks,
+            banks=1,
+            sets=("code8",),
+            columns=columns,
+            give=lanes,
+            width=width,
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
@@ -199,6 +213,9 @@ class MoELayer(wiring.Component):
 
         # Passes: scheduler to array, activations by the step.
         wiring.connect(m, scheduler.o, array.i)
+        reading = array.step_valid if lookup else array.act_reads != 0
+        if lookup:
+            m.d.comb += [x_buffer.read_word.eq(array.step.word), h_buffer.read_word.eq(array.step.word)]
         loads = [name for name in array.signature.members if name.startswith("load_")]
         assert array.act_at == ActivationBuffer.LATENCY
         from_h = Signal(array.act_at)
@@ -210,11 +227,11 @@ class MoELayer(wiring.Component):
             x_buffer.read_bank.eq(array.step.bank),
             x_buffer.read_block.eq(array.step.act),
             h_buffer.read_block.eq(array.step.act),
-            x_buffer.read_en.eq((array.act_reads != 0) & ~array.step.from_h),
-            h_buffer.read_en.eq((array.act_reads != 0) & array.step.from_h),
+            x_buffer.read_en.eq(reading & ~array.step.from_h),
+            h_buffer.read_en.eq(reading & array.step.from_h),
             x_buffer.split.eq(array.step.split),
             h_buffer.split.eq(array.step.split),
-            *[b.read_blocks.eq(array.step.acts) for b in (x_buffer, h_buffer) if config.columns > 1],
+            *[b.read_blocks.eq(array.step.acts) for b in (x_buffer, h_buffer) if columns > 1],
             array.act.eq(Mux(from_h[-1], h_buffer.act, x_buffer.act)),
             array.act_shift.eq(Mux(from_h[-1], h_buffer.shift, x_buffer.shift)),
             *[getattr(array, name).eq(getattr(self, name)) for name in loads],

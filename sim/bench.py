@@ -112,7 +112,8 @@ def run(preset: str, tokens: int = 64, checkpoint: Path = ROOT / "models" / "bas
     """One row a format, over all MoE layers: tokens back to back ("stream"), and one at a time ("single").
 
     Utilisation is the share of the array's multipliers times cycles that multiply an element of a matrix;
-    ``macs_per_cycle`` what they could. Every result is checked against the golden model. A configuration that
+    ``macs_per_cycle`` what they could in a cycle of the array, which may be shorter than those of the core
+    that are counted. Every result is checked against the golden model. A configuration that
     cannot hold the model in any format runs a random layer of its own maxima.
 
     Raises
@@ -127,6 +128,7 @@ def run(preset: str, tokens: int = 64, checkpoint: Path = ROOT / "models" / "bas
         if misfit(work[0][0], fmt, config) is not None:  # a small preset may hold the layer at INT4 only
             continue
         stream, single = _Sums(), _Sums()
+        most = config.macs_per_cycle * config.array_clock  # in a cycle of the core
         for layer, x in work:
             with open_engine("verilator", quantise(layer, fmt, config), config) as engine:
                 stream.add(engine, x, stream=True)
@@ -141,8 +143,8 @@ def run(preset: str, tokens: int = 64, checkpoint: Path = ROOT / "models" / "bas
                 "macs_per_cycle": config.macs_per_cycle,
                 "cycles_per_token": stream.busy / stream.tokens,
                 "cycles_per_token_single": single.busy / single.tokens,
-                "utilisation_stream": BLOCK * stream.passes / (config.macs_per_cycle * stream.busy),
-                "utilisation_single": BLOCK * single.passes / (config.macs_per_cycle * single.busy),
+                "utilisation_stream": BLOCK * stream.passes / (most * stream.busy),
+                "utilisation_single": BLOCK * single.passes / (most * single.busy),
                 "simulated_tokens_per_s": stream.tokens / stream.seconds,
                 "simulated_cycles_per_s": stream.cycles / stream.seconds,
             }

@@ -34,10 +34,13 @@ COLUMNS = {
 _COSTS = ("cycles_per_token", "cycles_per_token_single", "lut_per_mac")
 
 
-def join(rows: list[dict[str, Any]], builds: Path = ROOT / "build") -> list[dict[str, Any]]:
+def join(
+    rows: list[dict[str, Any]], builds: Path = ROOT / "build", recorded: Path = ROOT / "docs" / "boards.json"
+) -> list[dict[str, Any]]:
     """The rows with the FPGA figures of ``builds``/fpga*/report.json where that is of the same configuration,
-    else None in their place; GMAC/s are of nibble multiplications, at Fmax."""
-    reports = []
+    else of ``recorded`` (``expertile fpga --record``), else None in their place; GMAC/s are of nibble
+    multiplications, at the Fmax of the array."""
+    reports = json.loads(recorded.read_text()) if recorded.is_file() else []
     for path in sorted(builds.glob("fpga*/report.json")):
         try:
             reports.append(json.loads(path.read_text()))
@@ -45,7 +48,10 @@ def join(rows: list[dict[str, Any]], builds: Path = ROOT / "build") -> list[dict
             continue  # a report that is being written
     out = []
     for row in rows:
-        same = [r for r in reports if r.get("config_hash") == load_config(row["preset"]).hash]
+        config = load_config(row["preset"])
+        same = [r for r in reports if r.get("config_hash") == config.hash]
+        # Of several boards, the one that the preset is named after.
+        same.sort(key=lambda report: report.get("board") == config.name)
         report = same[-1] if same else {}
         figures: dict[str, Any] = {name: report.get(name) for name in _FPGA}
         macs = row["macs_per_cycle"]

@@ -109,7 +109,7 @@ class _Placer:
 
     def __init__(self, config: HardwareConfig, split: int | None) -> None:
         self.config = config
-        self.split = split  # of all matrices; None: each its own
+        self.split = config.split if split is None else split  # of all matrices; None: each its own
         self.words: list[np.ndarray] = []
         self.scales: list[np.ndarray] = []
         self.address = (0, 0)
@@ -120,9 +120,8 @@ class _Placer:
         tiles, split = self.config.tiles, self.split
         if split is None:
             split = choose_split(m.rows, m.blocks, tiles, self.config.columns)
-        words = _shares(pack_words(m.codes, m.fmt, self.config.body), tiles, split).reshape(
-            tiles, -1, WORD_LIMBS
-        )
+        codes = _shares(m.codes, tiles, split)
+        words = pack_words(codes, m.fmt, self.config.body).reshape(tiles, -1, WORD_LIMBS)
         scales = _shares(pack_scales(m), tiles, split)
         self.words.append(words)
         self.scales.append(scales)
@@ -167,7 +166,7 @@ def paging(
     ------
     ExpertileError : the layer does not fit, nor can it be paged
     """
-    topology = (config.tiles, config.columns, split)
+    topology = (config.tiles, config.columns, config.split if split is None else split)
     needs = size(layer, *topology)
     fits = True
     for what, need, have in (("words", needs[0], config.words), ("scales", needs[1], config.scales)):

@@ -66,7 +66,7 @@ class HardwareConfig:
     tiles : tiles in the array (macro + scale + accumulator), a power of two but with body "lut"
     columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
         neighbouring tiles can share a matrix row and split its blocks between them (see
-        :mod:`sw_model.topology`)
+        :mod:`sw_model.topology`); with body "lut" 1 or 2, and shared by all rows in the same way
     drain : rows that leave the array a cycle, and hence the width of what follows it: 1, 2 or 4, at most
         ``tiles``
     words : macro depth, in words of 32 lanes x 4 bits, per tile
@@ -134,12 +134,14 @@ class HardwareConfig:
             raise ValueError(f'act_bits must be 8 with body "{self.body}", not {self.act_bits}')
         if self.body != "lut" and self.array_clock > 1:
             raise ValueError(f'array_clock must be 1 with body "{self.body}", not {self.array_clock}')
-        if self.body == "lut" and self.columns > 1:
-            raise ValueError(f'columns must be 1 with body "lut", not {self.columns}')
+        if self.body == "lut" and self.columns > 2:
+            raise ValueError(f'columns must be 1 or 2 with body "lut", not {self.columns}')
         if self.body == "lut" and self.page_slots:
             raise ValueError(f'page_slots must be 0 with body "lut", not {self.page_slots}')
-        if self.body == "lut" and self.tiles % self.drain:
-            raise ValueError(f"tiles must be a multiple of drain ({self.drain}), not {self.tiles}")
+        if self.body == "lut" and self.tiles % (self.columns * self.drain):
+            raise ValueError(
+                f"tiles must be a multiple of columns x drain ({self.columns * self.drain}), not {self.tiles}"
+            )
         if self.tiles % self.columns or self.columns & (self.columns - 1):
             raise ValueError(
                 f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
@@ -171,14 +173,19 @@ class HardwareConfig:
         return ACT8_BITS // self.act_bits
 
     @property
+    def split(self) -> int | None:
+        """The split of all passes, see :mod:`sw_model.topology`; None: the array takes any."""
+        return self.columns.bit_length() - 1 if self.body == "lut" else None
+
+    @property
     def formats(self) -> tuple[WeightFormat, ...]:
         """Formats that an expert's weights may have."""
         return BODIES[self.body]
 
     @property
     def macs_per_cycle(self) -> int:
-        """Nibble products that the array makes in a cycle of the core."""
-        return BLOCK * self.tiles * self.array_clock // self.step_cycles
+        """Nibble products that the array makes in a cycle of its clock."""
+        return BLOCK * self.tiles // self.step_cycles
 
     @property
     def max_blocks(self) -> int:

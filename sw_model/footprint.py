@@ -40,9 +40,15 @@ def _matrices(
 
 
 def footprint(
-    layer: MoELayer, fmt: str | Sequence[ExpertFormats], tiles: int = 1, columns: int = 1
+    layer: MoELayer,
+    fmt: str | Sequence[ExpertFormats],
+    tiles: int = 1,
+    columns: int = 1,
+    split: int | None = None,
 ) -> Footprint:
     """What each of ``tiles`` tiles in ``columns`` holds; with one tile, the layer without padding of rows.
+
+    ``split``: of all matrices, as :attr:`HardwareConfig.split` has it.
 
     Raises :class:`ExpertileError` for an unknown format.
     """
@@ -50,7 +56,8 @@ def footprint(
     formats = formats_of(layer, fmt) if isinstance(fmt, str) else fmt
     for rows, elements, biased, stored in _matrices(layer, formats):
         blocks = -(-elements // BLOCK) + biased
-        share = entries(rows, blocks, tiles, choose_split(rows, blocks, tiles, columns))
+        chosen = choose_split(rows, blocks, tiles, columns) if split is None else split
+        share = entries(rows, blocks, tiles, chosen)
         words += share * stored.words
         scales += share
     return Footprint(words=words, scales=scales)
@@ -64,7 +71,7 @@ def misfit(layer: MoELayer, fmt: str | Sequence[ExpertFormats], config: Hardware
         check_formats(formats, config, high=fmt == HIGH_NIBBLE)
     except ExpertileError as error:
         return str(error)
-    needs = footprint(layer, fmt, config.tiles, config.columns)
+    needs = footprint(layer, fmt, config.tiles, config.columns, config.split)
     for what, need, have in (("words", needs.words, config.words), ("scales", needs.scales, config.scales)):
         if need > have:
             return f"config {config.name!r}: {need} macro {what} a tile are needed, {have} are there"

@@ -26,7 +26,15 @@ def test_figures_of_place_and_route_are_joined(tmp_path: Path) -> None:
     (tmp_path / "fpga-broken" / "report.json").write_text("{")
     (row,) = bench_report.join([ROW], tmp_path)
     assert row == ROW | report | {"lut_per_mac": 50.0, "gmac_s": 3.2}
-    (row,) = bench_report.join([ROW | {"preset": "ulx3s_85f"}], tmp_path)
+    other = ROW | {"preset": "ulx3s_85f"}
+    recorded = [
+        report | {"board": board, "config_hash": load_config("ulx3s_85f").hash, "lut": lut}
+        for board, lut in (("ulx3s_85f", 6400), ("ecpix5_85f", 1))
+    ]
+    (tmp_path / "boards.json").write_text(json.dumps(recorded))
+    (row,) = bench_report.join([other], tmp_path, tmp_path / "boards.json")
+    assert row["lut_per_mac"] == 100.0
+    (row,) = bench_report.join([other], tmp_path, tmp_path / "none.json")
     assert row["fmax_mhz"] is row["gmac_s"] is row["lut_per_mac"] is None
 
 

@@ -4,6 +4,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from hw.boards import flow, pll
 from hw.boards.board import pins
 from hw.boards.catalogue import BOARDS
-from hw.boards.netlist import trim_carries
+from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.serial_top import SerialTop
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
@@ -84,16 +85,23 @@ def test_unknown_pin():
         pins(ULX3S_85F_Platform, {"x": ("uart", 0, "cts")})
 
 
-@pytest.mark.parametrize("clock", [25, 37.5, 50, 62.5, 75, 100, 125])
-def test_pll(clock):
-    d = pll.dividers(25, clock)
-    assert 25 * d.feedback / d.input == clock
-    assert pll.VCO[0] <= clock * d.output <= pll.VCO[1]
+@pytest.mark.parametrize(
+    "clocks",
+    [(25,), (37.5,), (50,), (62.5,), (75,), (100,), (125,), (37.5, 75), (37.5, 150), (25, 125, 62.5)],
+)
+def test_pll(clocks):
+    d = pll.dividers(25, *clocks)
+    assert 25 * d.feedback / d.input == clocks[0]
+    inside = clocks[0] * d.output[0]
+    assert pll.VCO[0] <= inside <= pll.VCO[1]
+    assert [inside / divider for divider in d.output] == list(clocks)
 
 
 def test_pll_out_of_reach():
     with pytest.raises(ValueError, match=r"33\.123 MHz"):
         pll.dividers(25, 33.123)
+    with pytest.raises(ValueError, match=r"37\.5 MHz and 70 MHz"):
+        pll.dividers(25, 37.5, 70)
 
 
 def prove_equal(work: Path, original: dict, changed: dict) -> None:
@@ -135,37 +143,120 @@ def test_carry_chains_keep_their_function(tmp_path):
         prove_equal(tmp_path, original, changed)
 
 
-def test_memories_and_multipliers_are_hard_blocks(tmp_path):
-    """No silent fall-back: what should be block RAM is, nothing emulates its ports, products are DSPs."""
-    flow.write_verilog(BOARDS["ulx3s_85f"], SMALL, None, tmp_path)
+def mapped(work: Path, config: HardwareConfig) -> tuple[dict[str, set[str]], dict[str, int]]:
+    """Synthesis of a board as far as hard blocks: the primitives of every memory, and the number of cells.
+
+    Nothing may emulate a memory's ports, no large memory be flip-flops, no product be in LUTs.
+    """
+    flow.write_verilog(BOARDS["ulx3s_85f"], config, None, work)
     commands = [
         f"read_verilog {' '.join(flow.SOURCES)}",
         f"synth_ecp5 -top {flow.TOP} -run begin:map_gates",
         "tee -o stat.json stat -json",
         "tee -o emulated.txt select -list c:*emulate*",
     ]
-    flow.run_yosys(commands, tmp_path, "yosys.log")
-    assert (tmp_path / "emulated.txt").read_text().strip() == ""
-
-    log = (tmp_path / "yosys.log").read_text()
-    kinds = re.findall(r"mapping memory (\S+) via \$__(\w+?)_\s", log)
-    for tile in range(SMALL.tiles):
-        for memory in ("macro.sram", "scales"):
-            name = f"{flow.TOP}.accelerator.core.array.tile{tile}.{memory}"
-            mapped = {kind for found, kind in kinds if found.startswith(name)}
-            assert mapped and mapped <= {"DP16KD", "PDPW16KD"}, name
+    flow.run_yosys(commands, work, "yosys.log")
+    assert (work / "emulated.txt").read_text().strip() == ""
+    log = (work / "yosys.log").read_text()
+    kinds: dict[str, set[str]] = {}
+    for name, kind in re.findall(r"mapping memory (\S+) via \$__(\w+?)_\s", log):
+        kinds.setdefault(name.removeprefix(f"{flow.TOP}.accelerator.core."), set()).add(kind)
     # What is left for flip-flops are tables, which need none, and memories of a few bits.
     left = re.findall(
         r"Mapping memory (\S+) in module.*?created (\d+) \$dff cells .*? of width (\d+)", log, re.DOTALL
     )
     large = {name for name, depth, width in left if int(depth) * int(width) > 64 and "rom" not in name}
     assert left and not large
-
-    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
-    lanes, scale, combine, swiglu = 32, 2, 3, 6
-    assert cells["MULT18X18D"] >= SMALL.tiles * (lanes + scale) + combine + swiglu
-    assert cells["DP16KD"] < 30
+    cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
     assert not {name for name in cells if name in ("$mul", "$__soft_mul")}
+    return kinds, cells
+
+
+BLOCK_RAM = {"DP16KD", "PDPW16KD"}
+#: Of everything but the array: the gate, the router's weights and sigmoid, sequencer, combine, SwiGLU.
+PRODUCTS = {"combine": 3, "swiglu": 6}
+
+
+def test_memories_and_multipliers_are_hard_blocks(tmp_path):
+    """No silent fall-back: what should be block RAM is, nothing emulates its ports, products are DSPs."""
+    kinds, cells = mapped(tmp_path, SMALL)
+    for tile in range(SMALL.tiles):
+        for memory in ("macro.sram", "scales"):
+            name = f"array.tile{tile}.{memory}"
+            found = set().union(*(kind for memory, kind in kinds.items() if memory.startswith(name)))
+            assert found and found <= BLOCK_RAM, name
+    lanes, scale = 32, 2
+    assert cells["MULT18X18D"] >= SMALL.tiles * (lanes + scale) + sum(PRODUCTS.values())
+    assert cells["DP16KD"] < 30
+
+
+def test_lookup_tiles_are_hard_blocks(tmp_path):
+    """Of a pair of tiles of the preset's depths: words and scales in 9 block RAMs, every table, accumulator
+    and finished row in LUT RAM, two products a tile."""
+    config = replace(load_config("ecp5_85f_lut"), tiles=2)
+    kinds, cells = mapped(tmp_path, config)
+    tile = "array.engine.tile0."
+    where = {memory: kind for memory, kind in kinds.items() if memory.startswith(tile)}
+    # The tile's module may be mapped under its own name, before it is put in place.
+    where |= {
+        f"{tile}{m.removeprefix('expertile_tile.')}": k for m, k in kinds.items() if "expertile_tile" in m
+    }
+    for c in range(config.columns):
+        assert where.pop(f"{tile}macro{c}.sram") <= BLOCK_RAM
+        for k in range(4):
+            for g in range(8):
+                assert where.pop(f"{tile}macro{c}.table{k}_{g}") == {"TRELLIS_DPR16X4"}
+    assert where.pop(f"{tile}scales") <= BLOCK_RAM
+    assert where.pop(f"{tile}accs") == where.pop(f"{tile}rows") == {"TRELLIS_DPR16X4"}
+    assert not where
+    assert kinds["h_buffer.code8_0"] <= BLOCK_RAM
+    assert cells["MULT18X18D"] >= 2 * config.tiles + sum(PRODUCTS.values())
+    assert 9 * config.tiles // 2 < cells["DP16KD"] < 9 * config.tiles // 2 + 30
+
+
+@pytest.mark.slow
+def test_preset_of_the_large_array(tmp_path):
+    """The whole preset takes the block RAM and multipliers that the claims above add up to, and fits."""
+    config = load_config("ecp5_85f_lut")
+    flow.write_verilog(BOARDS["ulx3s_85f"], config, None, tmp_path)
+    cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP)
+    assert 9 * config.tiles // 2 < cells["DP16KD"] < 9 * config.tiles // 2 + 30
+    assert 2 * config.tiles + sum(PRODUCTS.values()) <= cells["MULT18X18D"] < 2 * config.tiles + 60
+
+
+#: Sums of what fits into an adder's tables, of what does not, and of LUTs that something else reads too.
+OPERANDS = """
+module operands(input clk, input [7:0] a, b, c, input x, y, z, w, output reg [8:0] signs, far, both, odd,
+                output [7:0] also, output reg [8:0] shared, four);
+  wire [7:0] turned = a ^ {8{x}};
+  assign also = b & {8{z}};
+  always @(posedge clk) begin
+    signs <= (a ^ {8{x}}) + (b ^ {8{y}});
+    far <= a + (x ? b : c);
+    both <= (a & {8{x}}) + (b | {8{y}});
+    odd <= a - (b ^ ~{8{z}});
+    shared <= turned + also;
+    four <= a + ((b & c) ^ {8{z ^ w}});
+  end
+endmodule
+"""
+
+
+def test_operands_move_into_adders(tmp_path):
+    (tmp_path / "operands.v").write_text(OPERANDS)
+    flow.synthesise(tmp_path, ["operands.v"], "operands")
+    original = json.loads((tmp_path / "operands.json").read_text())["modules"]["operands"]
+    changed = copy.deepcopy(original)
+    gone = absorb_operands(changed)
+    left = [sum(c["type"] == "LUT4" for c in m["cells"].values()) for m in (original, changed)]
+    assert left[0] - left[1] == gone >= 8 * 4
+    prove_equal(tmp_path, original, changed)
+    trim_carries(changed)
+    prove_equal(tmp_path, original, changed)
+    cell = next(c for c in changed["cells"].values() if c["parameters"].get("INIT0") == f"{0x6996:016b}")
+    cell["parameters"]["INIT0"] = f"{0x6999:016b}"
+    with pytest.raises(RuntimeError):
+        prove_equal(tmp_path, original, changed)
 
 
 @pytest.mark.slow

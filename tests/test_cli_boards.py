@@ -13,9 +13,10 @@ from sw_model.checkpoint import Checkpoint
 from sw_model.config import load_config
 
 REPORT = {
-    "fmax_mhz": 50.1, "clock_mhz": 37.5, "timing_met": True, "lut": 100, "ff": 90, "bram": 80, "dsp": 70,
+    "fmax_mhz": 50.1, "clock_mhz": 37.5, "core_fmax_mhz": 50.1, "core_clock_mhz": 37.5, "timing_met": True,
+    "lut": 100, "ff": 90, "bram": 80, "dsp": 70,
     "utilisation_percent": {"lut": 10.0, "ff": 9.0, "bram": 8.0, "dsp": 7.0},
-    "seconds": 5, "critical_path": [],
+    "seconds": 5, "critical_paths": [],
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def write(folder: Path, text: str | None = None, **changes: object) -> str:
 
 
 def test_presets() -> None:
-    assert {"tiny", "base", "ulx3s_85f", "asic", "macros_64"} <= set(presets())
+    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f", "ecp5_85f_lut", "asic", "macros_64"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert config.name == name
@@ -53,9 +53,9 @@ def test_file(tmp_path: Path) -> None:
         ({"body": 1}, "body must be one of dsp, lut, asic, not 1"),
         ({"array_clock": 2}, 'array_clock must be 1 with body "dsp", not 2'),
         ({"array_clock": 9, "body": '"lut"'}, "array_clock must be an integer from 1 to 8, not 9"),
-        ({"columns": 2, "body": '"lut"'}, 'columns must be 1 with body "lut", not 2'),
+        ({"columns": 4, "body": '"lut"'}, 'columns must be 1 or 2 with body "lut", not 4'),
         ({"page_slots": 2, "body": '"lut"'}, 'page_slots must be 0 with body "lut", not 2'),
-        ({"drain": 2, "tiles": 3, "body": '"lut"'}, r"tiles must be a multiple of drain \(2\), not 3"),
+        ({"drain": 2, "tiles": 3, "body": '"lut"'}, r"multiple of columns x drain \(2\), not 3"),
         ({"columns": 3, "tiles": 4}, "columns must be a power of two that divides the 4 tiles, not 3"),
         ({"columns": 4}, "columns must be a power of two that divides the 2 tiles, not 4"),
         ({"drain": 3, "tiles": 4}, "drain must be 1, 2 or 4, and at most the 4 tiles, not 3"),

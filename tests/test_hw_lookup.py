@@ -160,26 +160,39 @@ def test_macro(loaded: bool) -> None:
     simulate(DomainRenamer({"load": "sync"})(dut), bench)
 
 
-def lookup_config(tiles: int, array_clock: int = 1, drain: int = 1) -> HardwareConfig:
+def lookup_config(tiles: int, array_clock: int = 1, drain: int = 1, columns: int = 1) -> HardwareConfig:
     return HardwareConfig(
         name="lookup", tiles=tiles, words=1024, scales=512, max_hidden=96, max_intermediate=96, max_experts=4,
-        max_top_k=2, body="lut", array_clock=array_clock, drain=drain,
+        max_top_k=2, body="lut", array_clock=array_clock, drain=drain, columns=columns,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("tiles", "ratio", "drain"), [(1, 1, 1), (3, 1, 1), (2, 2, 1), (2, 1, 2), (8, 1, 4), (4, 1, 2)]
+    ("tiles", "ratio", "drain", "columns"),
+    [
+        (1, 1, 1, 1),
+        (3, 1, 1, 1),
+        (2, 2, 1, 1),
+        (2, 1, 2, 1),
+        (8, 1, 4, 1),
+        (4, 1, 2, 1),
+        (2, 1, 1, 2),
+        (6, 1, 1, 2),
+        (4, 2, 2, 2),
+        (8, 1, 4, 2),
+    ],
 )
-def test_passes(tiles: int, ratio: int, drain: int) -> None:
+def test_passes(tiles: int, ratio: int, drain: int, columns: int) -> None:
     """Chunks that are full, part and single slots; few rows and many, the array's clock its own or not."""
     rng = np.random.default_rng(tiles)
-    config = lookup_config(tiles, ratio, drain)
+    config = lookup_config(tiles, ratio, drain, columns)
     acts = Activations(rng, config)
     shapes = [(5, 2, INT16), (7, 1, INT4), (6, 3, INT8), (1, 1, INT4), (3, 1, INT16), (9, 3, INT4)]
-    shapes += [(16 * tiles + 3, 2, INT4), (tiles, 2, INT16), (2 * tiles + 1, 3, INT8)]
+    rows = tiles // columns  # at a time
+    shapes += [(16 * rows + 3, 2, INT4), (rows, 2, INT16), (2 * rows + 1, 3, INT8)]
     if ratio == 1:
-        shapes += [(33 * tiles, 1, INT8), (16 * tiles, 1, INT8), (2 * tiles, 1, INT4)]
-    matrices = [Matrix(rng, config, *shape) for shape in shapes]
+        shapes += [(33 * rows, 1, INT8), (16 * rows, 1, INT8), (2 * rows, 1, INT4)]
+    matrices = [Matrix(rng, config, *shape, split=config.split) for shape in shapes]
     clocks = {ARRAY_DOMAIN: 1.03 / ratio} if ratio > 1 else {}
     check_passes(LookupArray(config), rng, config, matrices, acts, pack, **clocks)
 

@@ -287,13 +287,19 @@ def test_discarded_tokens_leave_nothing() -> None:
 
 @pytest.mark.parametrize("sets", [("code8", "high", "low"), ("code8",)], ids="-".join)
 @pytest.mark.parametrize(
-    ("blocks", "banks", "columns", "give"),
-    [(3, 2, 1, 1), (5, 1, 1, 4), (1, 1, 1, 2), (6, 2, 4, 1), (3, 2, 2, 8)],
+    ("blocks", "banks", "columns", "give", "width"),
+    [
+        *[(3, 2, 1, 1, 32), (5, 1, 1, 4, 32), (1, 1, 1, 2, 32), (6, 2, 4, 1, 32), (3, 2, 2, 8, 32)],
+        *[(3, 2, 1, 1, 4), (5, 1, 1, 4, 4), (6, 2, 2, 2, 8), (1, 1, 1, 1, 8)],
+    ],
 )
-def test_activation_buffer(blocks: int, banks: int, columns: int, give: int, sets: tuple[str, ...]) -> None:
-    """What was written some elements at a time reads back a block a column at a time; banks do not mix."""
+def test_activation_buffer(
+    blocks: int, banks: int, columns: int, give: int, width: int, sets: tuple[str, ...]
+) -> None:
+    """What was written some elements at a time reads back a block a column at a time, or a part of it; banks
+    do not mix."""
     rng = np.random.default_rng(blocks)
-    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, columns=columns, give=give)
+    dut = ActivationBuffer(blocks=blocks, banks=banks, sets=sets, columns=columns, give=give, width=width)
     extra = {"code8": 0, "high": 8, "low": 0}
     stored: dict[tuple[int, int], dict[str, Any]] = {}
 
@@ -322,10 +328,15 @@ def test_activation_buffer(blocks: int, banks: int, columns: int, give: int, set
 
     async def read(ctx: Any, bank: int) -> None:
         splits = range(columns.bit_length())
-        wanted = [(s, b, w) for b in range(blocks) for s in range(len(sets)) for w in splits] * 2
+        parts = range(BLOCK // width)
+        wanted = [
+            (s, b, w, p) for b in range(blocks) for s in range(len(sets)) for w in splits for p in parts
+        ]
+        wanted *= 2
         rng.shuffle(wanted)
         seen = []
-        for s, b, w in [*wanted, *[(0, 0, 0)] * dut.LATENCY]:
+        for s, b, w, p in [*wanted, *[(0, 0, 0, 0)] * dut.LATENCY]:
+            ctx.set(dut.read_word, int(p))
             ctx.set(dut.read_set, int(s))
             ctx.set(dut.read_bank, bank)
             ctx.set(dut.read_block, int(b))
@@ -338,15 +349,15 @@ def test_activation_buffer(blocks: int, banks: int, columns: int, give: int, set
         ctx.set(dut.read_block, blocks - 1)
         for _ in range(2 * dut.LATENCY):
             assert await clock(ctx, dut.act, dut.shift) == stays[1]
-        for (s, first, w), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
+        for (s, first, w, p), (act, shift) in zip(wanted, seen[dut.LATENCY :], strict=True):
             name = sets[int(s)]
-            got = np.frombuffer(act.to_bytes(columns * BLOCK, "little"), dtype=np.int8).reshape(
-                columns, BLOCK
+            got = np.frombuffer(act.to_bytes(columns * width, "little"), dtype=np.int8).reshape(
+                columns, width
             )
             for c in range(columns):
                 further = c % (1 << int(w))  # beyond the last block the first one again
                 block = stored[bank, int(first) + (further if first + further < blocks else 0)]
-                assert got[c].tolist() == block[name]
+                assert got[c].tolist() == block[name][int(p) * width :][:width]
                 up = block["shift8" if name == "code8" else "shift16"] + extra[name]
                 assert shift >> 5 * c & 31 == up & 31
 

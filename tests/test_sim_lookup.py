@@ -23,7 +23,8 @@ ONE_CLOCK = HardwareConfig(
     max_top_k=3, body="lut",
 )  # fmt: skip
 TWO_CLOCKS = replace(ONE_CLOCK, name="lookup_clock", tiles=4, array_clock=3, drain=2)
-CONFIGS = (ONE_CLOCK, TWO_CLOCKS)
+TWO_COLUMNS = replace(ONE_CLOCK, name="lookup_columns", tiles=6, array_clock=2, columns=2, router_spread=1)
+CONFIGS = (ONE_CLOCK, TWO_CLOCKS, TWO_COLUMNS)
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -88,21 +89,22 @@ def test_icarus_and_foreign_bus_models(config: HardwareConfig) -> None:
         check(engine, random_tokens(np.random.default_rng(6), 3, 32))
 
 
-def test_baked_image() -> None:
+@pytest.mark.parametrize("config", [ONE_CLOCK, TWO_COLUMNS], ids=lambda c: c.name)
+def test_baked_image(config: HardwareConfig) -> None:
     """A core that wakes up with the weights in its tiles."""
     case = Case(fmt="mixed", shape=SHAPES[1])
-    layer = random_quantised(case, ONE_CLOCK, seed=1)
+    layer = random_quantised(case, config, seed=1)
     x = random_tokens(np.random.default_rng(4), 4, case.hidden)
-    text = generate(ONE_CLOCK, compiler.compile(layer, ONE_CLOCK))
+    text = generate(config, compiler.compile(layer, config))
     with Core(build_verilator(text)) as core:
-        assert same_bits(core.run(x), golden.run(layer, x, ONE_CLOCK).y)
+        assert same_bits(core.run(x), golden.run(layer, x, config).y)
 
 
 def test_clock_port() -> None:
     """Only a core with a clock of its own for the array has a port for it, and says how fast it is meant."""
     texts = [generate(config) for config in CONFIGS]
-    assert [array_clock(text) for text in texts] == [1, 3]
-    assert ["array_clk" in text for text in texts] == [False, True]
+    assert [array_clock(text) for text in texts] == [1, 3, 2]
+    assert ["array_clk" in text for text in texts] == [False, True, True]
 
 
 @pytest.mark.parametrize("fmt", ["fp8", "mxfp4"])

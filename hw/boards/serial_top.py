@@ -1,6 +1,6 @@
 """Top of a board: clock, reset, lamps, and the accelerator behind a UART or SPI."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
@@ -79,8 +79,13 @@ class SerialTop(wiring.Component):
         board = self._board
         m = Module()
         m.domains.sync = ClockDomain()
-        lock = Signal()
-        m.submodules.pll = pll.instance(self.clk, board.oscillator_mhz, ClockSignal(), board.clock_mhz, lock)
+        lock, array_clock = Signal(), Signal()
+        clocks: list[tuple[Value, float]] = [(ClockSignal(), board.clock_mhz)]
+        second = {}
+        if self._config.array_clock > 1:
+            clocks.append((array_clock, board.clock_mhz * self._config.array_clock))
+            second["i_array_clk"] = array_clock
+        m.submodules.pll = pll.instance(self.clk, board.oscillator_mhz, clocks, lock)
         pressed = self.button_reset ^ board.inverted("button_reset")
         m.submodules.reset = ResetSynchronizer(~lock | pressed)
         resetn = Signal(reset_less=True)
@@ -96,6 +101,7 @@ class SerialTop(wiring.Component):
             MODULE,
             i_aclk=ClockSignal(),
             i_aresetn=resetn,
+            **second,
             **{
                 f"{'i' if member.flow is Out else 'o'}_{name}": getattr(bridge, name)
                 for name, member in AXI.items()

@@ -93,13 +93,16 @@ class LookupMacro(wiring.Component):
             return q
 
         word = register(read.data, "word")
-        even = register(Cat(p.even for p in self.parity), "even")
+        # Carries stay what they are made of, a sign and a group's evenness, up to the adder that takes them.
+        even = [register(Cat(p.even for p in self.parity), "even0")]
+        for level in range(1, GROUPS.bit_length()):
+            even.append(register(even[-1], f"even{level}"))
         sums = []
         for k in range(_PLANES):
-            leaves, carries = [], []
+            leaves, negative = [], []
             for g in range(GROUPS):
                 nibble = word[NIBBLE * (GROUPS * k + g) :][:NIBBLE]
-                signs, negative = nibble[: GROUP - 1], nibble[-1]
+                signs = nibble[: GROUP - 1]
                 m.submodules[f"table{k}_{g}"] = table = Memory(shape=ENTRY_BITS, depth=16, init=[])
                 fill, entry = table.write_port(), table.read_port(domain="comb")
                 m.d.comb += [
@@ -110,20 +113,21 @@ class LookupMacro(wiring.Component):
                 ]
                 lowest = (signs & self.parity[g].x).xor() ^ self.parity[g].u
                 u = register(Cat(lowest, entry.data), f"u{k}_{g}")
-                negated = register(negative, f"negative{k}_{g}")
-                leaves.append((u ^ negated.replicate(ENTRY_BITS + 1)).as_signed())
-                carries.append(negated & even[g])
+                negative.append((register(nibble[-1], f"negative{k}_{g}"), g))
+                leaves.append((u ^ negative[-1][0].replicate(ENTRY_BITS + 1)).as_signed())
             # The carry of a pair's first goes into its adder, that of its second into one further down.
-            level = 1
-            while len(leaves) > 1:
+            for level in range(1, GROUPS.bit_length()):
                 pairs = range(0, len(leaves), 2)
+                first = [negative[i][0] & even[level - 1][negative[i][1]] for i in pairs]
                 leaves = [
-                    register(add_carry(leaves[i], leaves[i + 1], carries[i]), f"level{level}_{k}_{i}")
+                    register(add_carry(leaves[i], leaves[i + 1], first[i // 2]), f"level{level}_{k}_{i}")
                     for i in pairs
                 ]
-                carries = [register(carries[i + 1], f"carry{level}_{k}_{i}") for i in pairs]
-                level += 1
-            sums.append((leaves[0], carries[0]))
+                negative = [
+                    (register(negative[i + 1][0], f"negative{level}_{k}_{i}"), negative[i + 1][1])
+                    for i in pairs
+                ]
+            sums.append((leaves[0], negative[0][0] & even[-1][negative[0][1]]))
 
         (s0, c0), (s1, c1), (s2, c2), (s3, c3) = sums
         top = self.top
@@ -134,5 +138,6 @@ class LookupMacro(wiring.Component):
         whole = register(
             Cat(low[:2], add_carry(low[2:].as_signed(), high, c2)[: self.SUM_BITS - 3]), "whole"
         ).as_signed()
-        m.d.sync += self.sum.eq(add_carry(whole, self.offset, register(c0, "c0_later")))
+        total = add_carry(whole, self.offset, register(c0, "c0_later"))[: self.SUM_BITS]
+        m.d.comb += self.sum.eq(register(total, "total"))  # no register here has a reset to be reached by
         return m

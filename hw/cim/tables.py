@@ -69,6 +69,17 @@ class TableGenerator(wiring.Component):
         # Which entry is in u now, and which x is added or subtracted for the next one.
         count, running = Signal(range(self.WRITES)), Signal()
         bank = Signal(reset_less=True)
+        # What is only looked at when it is valid needs no reset.
+        write = Signal(TABLE_WRITE, name="entry_out", reset_less=True)
+        parity = Signal(PARITY, name="parity_out", reset_less=True)
+        offset = Signal(signed(OFFSET_BITS), name="offset_out", reset_less=True)
+        enabled = Signal()
+        m.d.comb += [
+            self.write.eq(write),
+            self.write.en.eq(enabled),
+            self.parity.eq(parity),
+            self.offset.eq(offset),
+        ]
         entry = Signal(GROUP - 1)
         turn = Signal(range(GROUP - 1))
         following = Signal.like(count)
@@ -80,9 +91,9 @@ class TableGenerator(wiring.Component):
             count.eq(following),
             turn.eq(Choice(turned)[following]),
             running.eq(self.load | (running & (count != self.WRITES - 1))),
-            self.write.en.eq(running),
-            self.write.entry.eq(entry),
-            self.write.bank.eq(bank),
+            enabled.eq(running),
+            write.entry.eq(entry),
+            write.bank.eq(bank),
         ]
         with m.If(self.load):
             m.d.sync += bank.eq(self.bank)
@@ -104,14 +115,14 @@ class TableGenerator(wiring.Component):
                 flip.eq(Choice(kept)[turn] ^ down.replicate(9)),
                 moved.eq((Cat(1, u) + Cat(down, flip))[1:].as_signed()),
             ]
-            m.d.sync += [self.write.u[g].eq(u[1:]), u.eq(moved)]
+            m.d.sync += [write.u[g].eq(u[1:]), u.eq(moved)]
             with m.If(self.load):
                 m.d.sync += [
                     *[to.eq(of) for to, of in zip(kept, x, strict=False)],
                     u.eq(total >> 1),
-                    self.parity[g].x.eq(Cat(of[0] for of in x[: GROUP - 1])),
-                    self.parity[g].u.eq(total[1]),
-                    self.parity[g].even.eq(~total[0]),
+                    parity[g].x.eq(Cat(of[0] for of in x[: GROUP - 1])),
+                    parity[g].u.eq(total[1]),
+                    parity[g].even.eq(~total[0]),
                 ]
             half = Signal(signed(10), name=f"half{g}", reset_less=True)
             m.d.sync += half.eq((total >> 1) + total[0])
@@ -126,6 +137,6 @@ class TableGenerator(wiring.Component):
         m.d.sync += [
             two[0].eq(quarter[0] + quarter[1]),
             two[1].eq(quarter[2] + quarter[3]),
-            self.offset.eq(two[0] + two[1]),
+            offset.eq(two[0] + two[1]),
         ]
         return m

@@ -1,6 +1,5 @@
-"""Beats: rows that come several at a time, as the stream of beats of rows that leaves the array."""
+"""Beats: rows that come in whole groups, as the stream of beats of rows that leaves the array."""
 
-from amaranth.hdl import Array as Choice
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
@@ -15,37 +14,32 @@ __all__ = ["Beats"]
 class Beats(wiring.Component):
     """Rows of a pass in order, ``config.drain`` a cycle, with what goes with them.
 
-    Parameters
-    ----------
-    lanes : rows that come at a time, a multiple of ``config.drain``; ``tiles / lanes`` times that are a
-        group. Behind the last row of a pass, the rest of its group is dropped.
-
     Members
     -------
     info : stream of what goes with the rows (:data:`~hw.pe.drain.PassInfo`), an item a pass
-    i : stream of ``lanes`` rows
+    i : stream of ``drain`` rows; ``tiles / columns`` rows are a group. Behind the last row of a pass, the
+        rest of its group is dropped.
     o : stream of beats (:func:`~hw.pe.drain.rows_layout`)
 
-    Latency: 1. Throughput: a beat a cycle; rows that are dropped take a cycle for every ``lanes``.
+    Latency: 1. Throughput: ``drain`` rows a cycle, those that are dropped too.
     """
 
     PASSES = 8
 
-    def __init__(self, config: HardwareConfig, lanes: int) -> None:
+    def __init__(self, config: HardwareConfig) -> None:
         self._config = config
-        self._parts = lanes // config.drain
-        self._group = config.tiles // lanes
+        self._group = config.tiles // config.columns // config.drain
         super().__init__(
             {
                 "info": In(stream.Signature(PassInfo)),
-                "i": In(stream.Signature(data.ArrayLayout(result_layout(config), lanes))),
+                "i": In(stream.Signature(data.ArrayLayout(result_layout(config), config.drain))),
                 "o": Out(stream.Signature(rows_layout(config))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        width, parts = self._config.drain, self._parts
+        width = self._config.drain
         m.submodules.infos = infos = SyncFIFO(width=PassInfo.size, depth=self.PASSES)
         info = data.View(PassInfo, infos.r_data)
         m.d.comb += [
@@ -53,14 +47,14 @@ class Beats(wiring.Component):
             infos.w_en.eq(self.info.valid),
             self.info.ready.eq(infos.w_rdy),
         ]
-        part, at = Signal(range(max(2, parts))), Signal(range(max(2, self._group)))
+        at = Signal(range(max(2, self._group)))
         index, left = Signal(16), Signal(17)
         dropping, last, taken = Signal(), Signal(), Signal()
         m.d.comb += [
             left.eq(info.rows - index),
             last.eq(left <= width),
             taken.eq(self.i.valid & ~dropping & (~self.o.valid | self.o.ready)),
-            self.i.ready.eq(dropping | (taken & (last | (part == parts - 1)))),
+            self.i.ready.eq(dropping | taken),
             infos.r_en.eq(taken & last),
         ]
         out = self.o.payload
@@ -69,19 +63,15 @@ class Beats(wiring.Component):
         with m.If(taken):
             m.d.sync += [
                 self.o.valid.eq(1),
-                *[
-                    out.rows[k].eq(Choice(self.i.payload[j * width + k] for j in range(parts))[part])
-                    for k in range(width)
-                ],
+                out.rows.eq(self.i.payload),
                 out.count.eq(Mux(last, left, width)),
                 out.index.eq(index),
                 out.last.eq(last),
                 out.info.eq(info),
                 index.eq(Mux(last, 0, index + width)),
-                part.eq(part + 1),
             ]
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [part.eq(0), at.eq(at + 1), dropping.eq(dropping | last)]
+            m.d.sync += [at.eq(at + 1), dropping.eq(dropping | last)]
             with m.If(at == self._group - 1):
                 m.d.sync += [at.eq(0), dropping.eq(0)]
         return m

@@ -11,7 +11,7 @@ from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK, SHIFT_BITS
 from sw_model.topology import SPLIT_BITS
 
-__all__ = ["BlockSequencer", "block_layout", "read_layout"]
+__all__ = ["BlockSequencer", "block_layout", "read_layout", "read_width"]
 
 
 def block_layout(config: HardwareConfig) -> data.StructLayout:
@@ -41,26 +41,36 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 def read_layout() -> data.StructLayout:
-    """Which block is read in an activation buffer; ``end``, ``final``: its pass ends with it, it is the last
-    of its token."""
+    """Which part of which block is read in a buffer; ``end``, ``final``: its pass ends with it, it
+    is the last of its token."""
     return data.StructLayout(
-        {"from_h": 1, "bank": 1, "set": 2, "act": 16, "split": SPLIT_BITS, "end": 1, "final": 1}
+        {"from_h": 1, "bank": 1, "set": 2, "act": 16, "word": 3, "split": SPLIT_BITS, "end": 1, "final": 1}
     )
 
 
+def read_width(config: HardwareConfig) -> int:
+    """Elements that are read at a time: where columns have a block each, more, for they wait for all."""
+    return 4 * config.columns
+
+
 class BlockSequencer(wiring.Component):
-    """Loops chunk (up to 16 row slots, a row in every tile), byte set, block, from the outside in.
+    """Loops chunk (up to 16 row slots, a row in every group of ``columns`` tiles), byte set, block, from the
+    outside in. A row's blocks go to the tiles of its group in turn; where they do not go round, the last one
+    is given to those that remain, whose weights are padding.
 
     Members
     -------
     i : stream of passes (:func:`~hw.pe.sequencer.pass_layout`)
-    step, step_valid : a block is read (:func:`read_layout`)
-    o, o_valid : the same block's work (:func:`block_layout` without activations, which are 0 here)
+    step, step_valid : a block is read (:func:`read_layout`), ``read_width`` elements a cycle
+    o, o_valid : the block's work (:func:`block_layout` without activations, which are 0 here), with the last
+        of its elements
     room : a block may be read
-    cycles, words, rows, routed : with ``step_valid``: array cycles that the block will take, macro words and
-        rows of the matrix that it will meet; for a routed expert
+    cycles, words, rows, routed : with ``o_valid``: array cycles that the block will take together with those
+        of the other columns, given with the first; macro words and rows of the matrix that it will meet; for
+        a routed expert
+    padding : with ``o_valid``: the block stands in for one that the matrix has not
 
-    Throughput: a block a cycle, less one cycle a chunk.
+    Throughput: ``read_width`` elements a cycle, less one cycle a chunk.
     """
 
     def __init__(self, config: HardwareConfig) -> None:
@@ -72,21 +82,26 @@ class BlockSequencer(wiring.Component):
                 "step": Out(read_layout()),
                 "step_valid": Out(1),
                 "o": Out(block_layout(config)),
+                "o_valid": Out(1),
                 "room": In(1),
                 "cycles": Out(range(most + 1)),
                 "words": Out(range(most * config.tiles + 1)),
                 "rows": Out(range(LookupTile.SLOTS * config.tiles + 1)),
                 "routed": Out(1),
+                "padding": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        tiles, slots = config.tiles, LookupTile.SLOTS
+        columns, slots = config.columns, LookupTile.SLOTS
+        tiles = config.tiles // columns  # that have rows of their own
         job = Signal(pass_layout(config))
         running, ready = Signal(), Signal()
         left, block, low = Signal(16), Signal(16), Signal()  # rows left; counters
+        column, last_column, padding = Signal(), Signal(init=1), Signal()
+        going, part = Signal(), Signal(range(BLOCK // read_width(config)))  # elements of the block
         word, chunk_word = Signal.like(job.word), Signal.like(job.word)
         scale, chunk_scale = Signal.like(job.scale), Signal.like(job.scale)
 
@@ -110,20 +125,27 @@ class BlockSequencer(wiring.Component):
                 rows.eq(Mux(left > slots * tiles, slots * tiles, left)),
             ]
 
-        stride = Signal.like(job.word)
+        stride, entries, last = Signal.like(job.word), Signal.like(job.blocks), Signal()
+        if columns > 1:
+            m.d.comb += last_column.eq(column)
         last_block, last_set, step, finish = (
             Signal(name=n) for n in ("last_block", "last_set", "issue", "end")
         )
         m.d.comb += [
-            stride.eq(job.blocks << lanes),
+            entries.eq((job.blocks + columns - 1) >> (columns - 1)),
+            stride.eq(entries << lanes),
             last_block.eq(block == job.blocks - 1),
+            last.eq(last_block & last_column),
             last_set.eq(low == job.wide),
-            step.eq(running & ready & self.room),
-            finish.eq(step & last_block & last_set & ~full),
+            going.eq(running & ready & (self.room | (part != 0))),
+            step.eq(going & (part == BLOCK // read_width(config) - 1)),
+            finish.eq(step & last & last_set & ~full),
             self.i.ready.eq(~running | finish),
         ]
         m.d.sync += [
-            self.step_valid.eq(step),
+            self.step_valid.eq(going),
+            self.step.word.eq(part),
+            self.o_valid.eq(step),
             self.step.from_h.eq(job.from_h),
             self.step.bank.eq(job.bank),
             self.step.set.eq(Mux(job.wide, 1 + low, 0)),
@@ -134,28 +156,35 @@ class BlockSequencer(wiring.Component):
             self.o.word.eq(word),
             self.o.scale.eq(scale),
             self.o.word_stride.eq(stride),
-            self.o.scale_stride.eq(job.blocks),
+            self.o.scale_stride.eq(entries),
             self.o.last_slot.eq(last_slot),
             self.o.last_cycle.eq(Mux(last_slot < LookupTile.APART - 1, LookupTile.APART - 1, last_slot)),
             self.o.last_step.eq((1 << lanes) - 1),
-            self.o.first.eq((block == 0) & ~low),
-            self.o.last.eq(last_block & last_set),
-            self.cycles.eq((last_slot + 1) << lanes),
-            self.words.eq(rows << lanes),
-            self.rows.eq(rows),
+            self.o.first.eq((block < columns) & ~low),
+            self.o.last.eq(last & last_set),
+            self.cycles.eq(Mux(column == 0, (last_slot + 1) << lanes, 0)),
+            self.words.eq(Mux(padding, 0, rows << lanes)),
+            self.rows.eq(Mux(padding, 0, rows)),
+            self.padding.eq(padding),
             self.routed.eq(job.routed),
         ]
         with m.If(running):
             m.d.sync += ready.eq(1)
+        with m.If(going):
+            m.d.sync += part.eq(part + 1)  # as many as a power of two
         with m.If(step):
-            m.d.sync += [block.eq(block + 1), word.eq(word + (1 << lanes)), scale.eq(scale + 1)]
-            with m.If(last_block):
+            m.d.sync += [column.eq(~last_column), padding.eq(last_block & ~last_column)]
+            with m.If(~last_block | last_column):
+                m.d.sync += block.eq(block + 1)
+            with m.If(last_column):
+                m.d.sync += [word.eq(word + (1 << lanes)), scale.eq(scale + 1)]
+            with m.If(last):
                 m.d.sync += [block.eq(0), word.eq(chunk_word), scale.eq(chunk_scale), low.eq(1)]
                 with m.If(last_set):  # the next chunk
                     next_word, next_scale = Signal.like(word), Signal.like(scale)
                     m.d.comb += [
                         next_word.eq(chunk_word + (stride << 4)),
-                        next_scale.eq(chunk_scale + (job.blocks << 4)),
+                        next_scale.eq(chunk_scale + (entries << 4)),
                     ]
                     m.d.sync += [
                         low.eq(0),

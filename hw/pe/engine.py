@@ -1,43 +1,39 @@
 """Engine: blocks of activations swept over the weights of a chunk of rows, on a chain of lookup tiles."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.cim.tables import TableGenerator
+from hw.cim.tables import OFFSET_BITS, PARITY, TableGenerator
 from hw.pe.blocks import block_layout
 from hw.pe.drain import result_layout
 from hw.pe.lookup_tile import FETCH, LookupTile, control_layout
 from hw.sharing import shared
 from sw_model.config import HardwareConfig
-from sw_model.formats import NIBBLE
+from sw_model.formats import NIBBLE, SHIFT_BITS
 
-__all__ = ["Engine", "lanes"]
-
-
-def lanes(config: HardwareConfig) -> int:
-    """Rows that leave the engine at a time: as many as chains that the tiles make, of equal length."""
-    return next(n for n in (4, 2, 1) if config.tiles % n == 0)
+__all__ = ["Engine"]
 
 
 class Engine(wiring.Component):
-    """For each block: its tables are written; then, step by step (a nibble of the weights each), every slot
-    of the chunk takes a cycle in every tile, one cycle later from tile to tile.
+    """For each block, or ``columns`` blocks at once: its tables are written; then, step by step (a nibble of
+    the weights each), every slot of the chunk takes a cycle in every tile, a cycle later from tile to
+    tile.
 
     The next block's tables are written, into the other bank, while a block is used. The chunk's last step
-    starts when there is room for its rows among the finished ones. These leave on chains of tiles; tile
-    ``k * lanes + j`` is number k of chain j.
+    starts when there is room for its rows among the finished ones. These leave on ``drain`` chains of tiles;
+    tile ``k * drain + j`` is number k of chain j.
 
     Members
     -------
     i : stream of blocks (:func:`~hw.pe.blocks.block_layout`)
-    o, o_valid : ``lanes`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first;
+    o, o_valid : ``drain`` rows of neighbouring tiles (:func:`~hw.pe.drain.result_layout`), tile 0 first;
         to be taken at once
     level : beats that wait behind ``o``; there is room for ``DEPTH``
     load_* : weight loading, in the domain "load"
 
-    Throughput: a word a cycle and tile; a block takes at least 8 cycles (its tables), a step at least
-    ``LookupTile.APART``.
+    Throughput: a word a cycle and tile; a block (of each column) takes at least 8 cycles (its tables), a step
+    at least ``LookupTile.APART``.
     """
 
     DEPTH = 16
@@ -55,7 +51,7 @@ class Engine(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(block_layout(config))),
-                "o": Out(data.ArrayLayout(result_layout(config), lanes(config))),
+                "o": Out(data.ArrayLayout(result_layout(config), config.drain)),
                 "o_valid": Out(1),
                 "level": In(range(self.DEPTH + 1)),
                 "load_tile": In(max(1, (config.tiles - 1).bit_length())),
@@ -69,8 +65,11 @@ class Engine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self._config
-        m.submodules.tables = tables = TableGenerator()
+        config, at = self._config, LookupTile
+        columns = config.columns
+        tables = [TableGenerator() for _ in range(columns)]
+        for c, table in enumerate(tables):
+            m.submodules[f"tables{c}"] = table
 
         def later(value: Value, cycles: int, reset_less: bool = True) -> Value:
             for _ in range(cycles):
@@ -79,45 +78,60 @@ class Engine(wiring.Component):
                 value = q
             return value
 
-        # The block whose tables are written, then the one in use.
+        # The blocks whose tables are written, one a column, then those in use.
         head = self.i.payload
         following, now = (
             Signal(block_layout(config), reset_less=True),
             Signal(block_layout(config), reset_less=True),
         )
+        # The last column's comes with `following`.
+        firsts = [Signal(SHIFT_BITS, name=f"first{c}", reset_less=True) for c in range(columns - 1)]
         waiting, running = Signal(), Signal()
-        settled, age = Signal(2), Signal(3)
-        fill = Signal()  # bank of the next block
-        swap = Signal()
+        settled, age, written = Signal(2), Signal(3), Signal()
+        fill = Signal()  # bank of the next blocks
+        swap, load, whole = Signal(), Signal(), Signal()
+        column = Signal(range(columns + 1))  # whose tables come next
         m.d.comb += [
-            tables.act.eq(head.act),
-            tables.load.eq(self.i.valid & (settled == 2) & ~waiting),
-            tables.bank.eq(fill),
-            self.i.ready.eq(tables.load),
+            load.eq(self.i.valid & (settled == 2) & ~waiting),
+            whole.eq(load & (column == columns - 1)),
+            self.i.ready.eq(load),
         ]
-        with m.If(tables.load | ~self.i.valid):
+        for c, table in enumerate(tables):
+            m.d.comb += [
+                table.act.eq(head.act),
+                table.load.eq(load & (column == c)),
+                table.bank.eq(fill),
+            ]
+        for c, first in enumerate(firsts):
+            with m.If(load & (column == c)):
+                m.d.sync += first.eq(head.shift)
+        with m.If(load | ~self.i.valid):
             m.d.sync += settled.eq(0)
         with m.Elif(settled != 2):
             m.d.sync += settled.eq(settled + 1)
-        with m.If(tables.load):
-            m.d.sync += [following.eq(head), waiting.eq(1), age.eq(0), fill.eq(~fill)]
+        with m.If(load):
+            m.d.sync += column.eq(column + 1)
+        with m.If(whole):
+            m.d.sync += [following.eq(head), waiting.eq(1), fill.eq(~fill), column.eq(0)]
+            m.d.sync += [age.eq(0), written.eq(0)]
         with m.Elif(age != 7):
-            m.d.sync += age.eq(age + 1)
+            m.d.sync += [age.eq(age + 1), written.eq(waiting & (age >= 5))]
 
         # Sweep.
         step, index = Signal(2), Signal(4)
         word, step_word = (Signal.like(now.word, name=n, reset_less=True) for n in ("word", "step_word"))
         scale = Signal.like(now.scale, reset_less=True)
-        shift = Signal.like(now.shift, reset_less=True)
         bank = Signal(reset_less=True)
-        parity = Signal.like(tables.parity, reset_less=True)
-        offset = Signal.like(tables.offset, reset_less=True)
+        shifts = [Signal(SHIFT_BITS, name=f"shift{c}", reset_less=True) for c in range(columns)]
+        parities = [Signal(PARITY, name=f"parity{c}", reset_less=True) for c in range(columns)]
+        offsets = [Signal(signed(OFFSET_BITS), name=f"offset{c}", reset_less=True) for c in range(columns)]
         last_step, last_cycle, end = Signal(), Signal(), Signal()
-        m.d.comb += [
-            last_step.eq(step == now.last_step),
-            last_cycle.eq(index == now.last_cycle),
-            end.eq(last_step & last_cycle),
-        ]
+        m.d.comb += [last_step.eq(step == now.last_step), end.eq(last_step & last_cycle)]
+        # A step is longer than a cycle.
+        m.d.sync += last_cycle.eq(running & ~last_cycle & (index + 1 == now.last_cycle))
+        # What goes to the tiles later than addresses do is taken and counted a cycle later.
+        swapped, stepped = later(swap, 1, False), later(running & last_cycle, 1)
+        later_step = later(last_step, 1)
         with m.If(running):
             m.d.sync += [
                 index.eq(index + 1),
@@ -131,7 +145,6 @@ class Engine(wiring.Component):
                     word.eq(step_word),
                     step_word.eq(step_word + 1),
                     scale.eq(now.scale),
-                    shift.eq(shift - NIBBLE),
                 ]
             with m.If(end):
                 m.d.sync += running.eq(0)
@@ -145,11 +158,17 @@ class Engine(wiring.Component):
                 word.eq(following.word),
                 step_word.eq(following.word + 1),
                 scale.eq(following.scale),
-                shift.eq(following.shift + Cat(C(0, 2), following.last_step)),
-                bank.eq(~fill),
-                parity.eq(tables.parity),
-                offset.eq(-tables.offset),
             ]
+        with m.If(stepped):
+            m.d.sync += [shift.eq(shift - NIBBLE) for shift in shifts]
+        with m.If(swapped):
+            m.d.sync += bank.eq(~fill)
+            for c, first in enumerate((*firsts, following.shift)):
+                m.d.sync += [
+                    shifts[c].eq(first + Cat(C(0, 2), following.last_step)),
+                    parities[c].eq(tables[c].parity),
+                    offsets[c].eq(-tables[c].offset),
+                ]
 
         # Rows: places among the finished ones, kept from the start of their chunk's last block.
         valid, finish = Signal(), Signal()
@@ -158,32 +177,36 @@ class Engine(wiring.Component):
         m.d.sync += place.eq(place + finish)
 
         control = Signal(control_layout(config))
-        at = LookupTile
+        add_at = at.add_at(config)
         m.d.comb += [
             control.word.eq(word),
-            control.bank.eq(later(bank, at.TABLE_AT)),
-            control.parity.eq(later(Value.cast(parity), at.TABLE_AT)),
+            control.bank.eq(later(bank, at.TABLE_AT - 1)),
             control.scale.eq(later(scale, at.SCALE_AT)),
-            control.shift.eq(later(shift, at.SHIFT_AT)),
             control.top.eq(later(step == 0, at.TOP_AT)),
-            control.offset.eq(later(Mux(last_step, offset, 0), at.OFFSET_AT)),
             control.slot.eq(later(index, at.SLOT_AT)),
             control.first.eq(later(now.first & (step == 0), at.SLOT_AT)),
-            control.add.eq(later(valid, at.ADD_AT)),
-            control.place.eq(later(place, at.ADD_AT)),
-            control.finish.eq(later(finish, at.ADD_AT)),
-            control.table.eq(tables.write),
+            control.add.eq(later(valid, add_at)),
+            control.place.eq(later(place, add_at)),
+            control.finish.eq(later(finish, add_at)),
         ]
+        for c in range(columns):
+            mine = control.columns[c]
+            m.d.comb += [
+                mine.parity.eq(later(Value.cast(parities[c]), at.TABLE_AT + c - 1)),
+                mine.shift.eq(later(shifts[c], at.SHIFT_AT + c - 1)),
+                mine.offset.eq(later(Mux(later_step, offsets[c], 0), at.OFFSET_AT + c - 1)),
+                mine.table.eq(tables[c].write),
+            ]
         fetch, rows = self._tiles(m, control, platform)
-        self._fetch(m, fetch, finish, swap, following, waiting & (age >= 6) & (~running | end), later)
+        self._fetch(m, fetch, finish, swap, following, waiting & written & (~running | end), later)
         m.d.comb += self.o.eq(Cat(later(Value.cast(row), self._WAYS) for row in rows))
         return m
 
     def _tiles(self, m: Module, control: Signal, platform: object) -> tuple[Signal, list]:
         """The tiles in a row, and in chains for their rows; gives the chains' ends."""
         config = self._config
-        n = lanes(config)
-        length = config.tiles // n
+        n, columns = config.drain, config.columns
+        length = config.tiles // columns // n
         fetch = Signal(FETCH)
         way: Value = Value.cast(fetch)
         for _ in range(self._WAYS):
@@ -195,23 +218,30 @@ class Engine(wiring.Component):
         for j in range(n):
             for k in range(length):
                 t = k * n + j
+                mine = slice(columns * t, columns * (t + 1))
                 before = tile
-                tile = LookupTile(config, self._words and self._words[t], self._scales and self._scales[t])
+                tile = LookupTile(
+                    config, self._words and self._words[mine], self._scales and self._scales[mine]
+                )
                 # Tiles are alike but for the weights that they may wake up with.
                 baked = self._words is not None
                 module = tile if baked else shared(tile, "expertile_tile", platform, ("load",))
                 m.submodules[f"tile{t}"] = module
-                mine = self.load_tile == t
                 m.d.comb += [
                     tile.i.eq(control if before is None else before.o),
                     Value.cast(tile.i_fetch).eq(way if k == 0 else Value.cast(before.o_fetch)),
                     tile.i_row.eq(0 if k == 0 else before.o_row),
-                    tile.load_word_addr.eq(self.load_addr),
+                    tile.load_addr.eq(self.load_addr),
                     tile.load_word.eq(self.load_word),
-                    tile.load_word_en.eq(self.load_word_en & mine),
-                    tile.load_scale_addr.eq(self.load_addr),
                     tile.load_scale.eq(self.load_scale),
-                    tile.load_scale_en.eq(self.load_scale_en & mine),
+                    *[
+                        en[c].eq(all_en & (self.load_tile == columns * t + c))
+                        for en, all_en in (
+                            (tile.load_word_en, self.load_word_en),
+                            (tile.load_scale_en, self.load_scale_en),
+                        )
+                        for c in range(columns)
+                    ],
                 ]
             ends.append(tile.o_row)
         return fetch, ends
@@ -221,14 +251,15 @@ class Engine(wiring.Component):
     ) -> None:
         """Which finished row leaves when; whether the next block may start."""
         config, slots = self._config, LookupTile.SLOTS
-        length = config.tiles // lanes(config)
+        tiles = config.tiles // config.columns
+        length = tiles // config.drain
         kept, stored = Signal(range(slots + 1)), Signal(range(slots + 1))  # places in use; with whole groups
         issue, last_hop, freed, fits = Signal(), Signal(), Signal(), Signal()
         hops, slot = Signal(FETCH["hops"].shape), Signal(4)
         under_way = Signal(range(self.DEPTH + 1))
         room = Signal()
         # From a word's address to where the furthest chain's first tile may fetch its row.
-        wait = max(1, LookupTile.ADD_AT + config.tiles - length - self._WAYS)
+        wait = max(1, LookupTile.add_at(config) + tiles - length - self._WAYS)
         m.d.comb += [
             swap.eq(can & (~following.last | fits)),
             last_hop.eq(hops == length - 1),

@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.pe.activations import ActivationBuffer
 from hw.pe.beats import Beats
-from hw.pe.blocks import BlockSequencer, block_layout, read_layout
+from hw.pe.blocks import BlockSequencer, block_layout, read_layout, read_width
 from hw.pe.drain import PassInfo, rows_layout
-from hw.pe.engine import Engine, lanes
+from hw.pe.engine import Engine
 from hw.pe.sequencer import pass_layout
 from sw_model.config import HardwareConfig
 from sw_model.formats import BLOCK, SHIFT_BITS
@@ -26,8 +26,8 @@ class LookupArray(wiring.Component):
     Members
     -------
     i : stream of {job (:func:`~hw.pe.sequencer.pass_layout`), info (:data:`~hw.pe.drain.PassInfo`)}
-    step, step_valid : the block that is read in this cycle (:func:`~hw.pe.blocks.read_layout`)
-    act, act_shift : that block, ``ActivationBuffer.LATENCY`` cycles later
+    step, step_valid : the elements that are read in this cycle (:func:`~hw.pe.blocks.read_layout`)
+    act, act_shift : these :func:`~hw.pe.blocks.read_width` elements, ``act_at`` cycles later
     o : stream of beats of rows (:func:`~hw.pe.drain.rows_layout`)
     active, reads, computes, sums, routed : what the engine will do with the block: array cycles, macro words
         of rows of the matrix read, and multiplied, sums of a row's block; for a routed expert
@@ -57,7 +57,7 @@ class LookupArray(wiring.Component):
                 "i": In(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
                 "step": Out(read_layout()),
                 "step_valid": Out(1),
-                "act": In(8 * BLOCK),
+                "act": In(8 * read_width(config)),
                 "act_shift": In(SHIFT_BITS),
                 "o": Out(stream.Signature(rows_layout(config))),
                 "active": counts["cycles"],
@@ -77,7 +77,7 @@ class LookupArray(wiring.Component):
         domain = ARRAY_DOMAIN if own else "sync"
         m.submodules.engine = DomainRenamer({"sync": domain, "load": "sync"})(engine)
         m.submodules.sequencer = sequencer = self._sequencer
-        m.submodules.beats = beats = Beats(config, lanes(config))
+        m.submodules.beats = beats = Beats(config)
 
         def crossing(layout: data.Layout, depth: int, to: str, of: str) -> SyncFIFO | AsyncFIFO:
             if own:
@@ -96,9 +96,9 @@ class LookupArray(wiring.Component):
             self.i.ready.eq(sequencer.i.ready & beats.info.ready),
             self.step.eq(sequencer.step),
             self.step_valid.eq(sequencer.step_valid),
-            self.act_reads.eq(sequencer.step_valid),
+            self.act_reads.eq(sequencer.o_valid & ~sequencer.padding),
         ]
-        with m.If(sequencer.step_valid):
+        with m.If(sequencer.o_valid):
             m.d.comb += [
                 self.active.eq(sequencer.cycles),
                 self.reads.eq(sequencer.words),
@@ -108,7 +108,9 @@ class LookupArray(wiring.Component):
             ]
 
         # A block waits for its activations; there is room for all that are not yet counted as in the FIFO.
-        work: Value = Cat(Value.cast(sequencer.o), sequencer.step_valid)
+        before = Signal(8 * (BLOCK - read_width(config)), reset_less=True)
+        m.d.sync += before.eq(Cat(before, self.act)[len(self.act) :])
+        work: Value = Cat(Value.cast(sequencer.o), sequencer.o_valid)
         for _ in range(ActivationBuffer.LATENCY):
             later = Signal(len(work), name="work")
             m.d.sync += later.eq(work)
@@ -117,7 +119,7 @@ class LookupArray(wiring.Component):
         m.d.comb += [
             sequencer.room.eq(blocks.w_level < self.BLOCKS - (ActivationBuffer.LATENCY + 3)),
             block.eq(work[:-1]),
-            block.act.eq(self.act),
+            block.act.eq(Cat(before, self.act)),
             block.shift.eq(self.act_shift),
             blocks.w_data.eq(block),
             blocks.w_en.eq(work[-1]),

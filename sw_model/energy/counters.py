@@ -43,10 +43,11 @@ def of_work(result: Result) -> dict[str, int]:
 def _pass(m: QuantisedMatrix, config: HardwareConfig, split: int | None, high: bool = False) -> np.ndarray:
     """Array cycles of a pass over ``m``, and activation blocks that it reads."""
     fmt = INT4 if high and m.fmt is INT8 else m.fmt
+    split = config.split if split is None else split
     if split is None:
         split = choose_split(m.rows, m.blocks, config.tiles, config.columns)
     cycles = pass_cycles(m.rows, m.blocks, fmt, config.tiles, split, config.step_cycles)
-    at_once = config.tiles * LOOKUP_SLOTS if config.body == "lut" else config.tiles >> split
+    at_once = (config.tiles >> split) * (LOOKUP_SLOTS if config.body == "lut" else 1)
     sets = 2 if m.fmt is ROUTER_FORMAT else 1
     return np.array([cycles, sets * -(-m.rows // at_once) * m.blocks], dtype=np.int64)
 
