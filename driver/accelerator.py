@@ -17,6 +17,7 @@ __all__ = ["BAD_WEIGHTS", "CLEAR", "ENABLE", "FLUSH", "Driver"]
 ENABLE, CLEAR, FLUSH, HOLD, GOVERN = (1 << f.lsb for f in REGISTERS["CONTROL"].fields)
 _STATUS = {f.name: 1 << f.lsb for f in REGISTERS["STATUS"].fields}
 BAD_WEIGHTS, HELD = _STATUS["error_weights"], _STATUS["held"]
+_HOLD_READS = 10_000  # of STATUS until counters are held, which takes the core some 100 cycles
 _RESPONSES = {0: "OKAY", 1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
 
 
@@ -80,13 +81,14 @@ class Driver:
             )
 
     def configure(self, image: Image) -> None:
-        """Write the layer's registers and enable; the weights are there already, but no pages."""
+        """Write the layer's registers and enable, ungoverned; the weights are there already, but no pages."""
         self.write("CONTROL", 0)
         for name, value in image.registers.items():
             self.write(name, value)
         self.bus.serve_pages([list(image.pages.packets(e)) for e in range(len(image.page_sizes))])
         self.image = image
         self._experts, self._seen, self._slots = image.registers["EXPERTS"], 0, {}
+        self.govern(None, {})
         self.write("CONTROL", ENABLE | CLEAR | FLUSH)
 
     def load(self, image: Image) -> None:
@@ -152,8 +154,8 @@ class Driver:
         """All counters by name, as of one cycle."""
         control = self.read("CONTROL")
         self.write("CONTROL", control | HOLD)
-        while not self.read("STATUS") & HELD:
-            pass
+        if not any(self.read("STATUS") & HELD for _ in range(_HOLD_READS)):
+            raise RuntimeError("the device holds no counters: reset it")
         values = {name: self.read(name) | self.read("COUNTER_HIGH") << 32 for name in COUNTERS}
         self.write("CONTROL", control)
         return values

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expertile.options import ROOT
+from expertile.output import write_file
 from hw.boards.catalogue import BOARDS
 from sw_model.compiler import paging
 from sw_model.config import HardwareConfig, load_config, presets
@@ -55,7 +56,8 @@ def record(report: dict[str, Any], path: Path = RECORDS) -> None:
     name = (report["board"], report["config"])
     others = [r for r in _load(path) if (r["board"], r["config"]) != name]
     kept = {k: report[k] for k in ("board", "config", "config_hash", *_KEPT)}
-    path.write_text(json.dumps(sorted([*others, kept], key=_name), indent=1) + "\n")
+    text = json.dumps(sorted([*others, kept], key=_name), indent=1) + "\n"
+    write_file(path, lambda file: file.write(text.encode()))
 
 
 def _name(row: dict[str, Any]) -> tuple[str, str]:

@@ -61,7 +61,7 @@ class MoELayer(wiring.Component):
 
     Members
     -------
-    layer : the layer's registers; steady while a token is in the core
+    layer : the layer's registers; steady while a token is in the core, but for the high-nibble flag
     enable : take tokens
     governor : its registers, steady while a token is in the core; governor_start : afresh, with them
     governed : what it has decided (:data:`~hw.energy.control.GOVERNED`)

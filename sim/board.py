@@ -53,6 +53,8 @@ def open_board(
 
 def open_spi(board: Board, config: HardwareConfig, *, image: Image | None = None, seed: int = 0) -> SpiLine:
     """The SPI of ``board``, as fast as it can be clocked; the rest as :func:`open_board`."""
+    if not board.spi:
+        raise ExpertileError(f"board {board.name!r} has no SPI, but a serial line")
     library = build_spi(_pins(board, config, image))
     return SpiLine(library, divisor=LEAST_SPI_DIVISOR, clock_mhz=board.clock_mhz, seed=seed)
 

@@ -35,7 +35,7 @@ def hollow(verilog: str) -> str:
 
     text, count = _TILE.subn(emptied, verilog)
     if count != 1:
-        raise ExpertileError("this body has no tiles that could be emptied: use another than 'lut'")
+        raise RuntimeError(f"{count} modules of tiles to empty, not one")
     return text
 
 
@@ -48,6 +48,10 @@ class HollowCore:
     """
 
     def __init__(self, config: HardwareConfig) -> None:
+        if config.body == "lut":
+            raise ExpertileError(
+                f"config {config.name!r}: its body 'lut' has one topology: name a config of another body"
+            )
         self._core = Core(build_verilator(hollow(generated(config))), watchdog=watchdog(config))
         self._driver = Driver(self._core)
 

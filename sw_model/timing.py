@@ -6,7 +6,7 @@ finished slot's rows, ``drain`` a cycle, D beats; at most ``SLOTS`` slots are be
     begin_s = max(begin_{s-1} + L, out_{s-SLOTS})      out_s = max(begin_s + L + latency, out_{s-1}) + D
 
 Around the array: elements of x enter one a cycle, and of y leave; a token's passes wait for its quantised x,
-for its route, and for its quantised h (:mod:`hw.pe.scheduler`).
+for its route, and for its quantised h (:mod:`hw.pe.scheduler`). Not for body "lut", which works in chunks.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_small_from_text_to_metrics(tmp_path):
     teacher = shrunk("teacher_small", experts=1, top_k=1, intermediate=32)
     student = shrunk("small", experts=4, top_k=2, intermediate=32)
     folders = tmp_path / "teacher", tmp_path / "small"
-    preset = way.Preset("teacher_small", "int4", 64, 200)
+    preset = way.Preset(teacher="teacher_small", form="int4", gate_bytes=64, test_bytes=200)
     result = way.pipeline(
         preset,
         (teacher, student),

@@ -53,6 +53,8 @@ def command(
     from sw_model.errors import ExpertileError
     from sw_model.gate_file import load
 
+    if mix and (gate is not None or record):
+        raise ExpertileError("--mix measures layers of its own: leave out --gate and --record")
     if mix:
         _mix(config, output)
         return
@@ -79,6 +81,7 @@ def _mix(config: str, output: Path) -> None:
     from sw_model.config import load_config
 
     hardware, rows = load_config(config), []
+    output.mkdir(parents=True, exist_ok=True)
     for fmt in FORMATS:
         found = measure(hardware, fmt)
         rows += found
@@ -91,7 +94,6 @@ def _mix(config: str, output: Path) -> None:
         ratios = (found[-1][f"{name}_ratio"] for name in ("cycles", "array_cycles"))
         grid.add_row("best fixed / chosen", *("" for _ in MIX), *(f"{r:.3f}" for r in ratios))
         console().print(grid)
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "bench-mix.json", rows)
     console().print(str(output / "bench-mix.json"), soft_wrap=True)
 

@@ -31,12 +31,19 @@ def command(
 
     from expertile import board_list
     from sw_model.checkpoint import Checkpoint
+    from sw_model.errors import ExpertileError
 
     check_writable(json, markdown)
+    if format in (FormatName.auto, FormatName.native):
+        raise ExpertileError(
+            f"--format {format.value}: name one format for all: boards are told what it takes"
+        )
     layers = {}
     for folder in checkpoint or sorted(path.parent for path in MODELS.glob("*/config.json")):
+        if (name := folder.resolve().name) in layers:
+            raise ExpertileError(f"{folder}: another model is called {name!r} too: rename its folder")
         source = Checkpoint.open(folder)
-        layers[folder.resolve().name] = source.moe_layer(source.moe_layers[0])
+        layers[name] = source.moe_layer(source.moe_layers[0])
     found = board_list.rows(layers, format.value)
     write_json(json, {"format": format.value, "boards": found})
     if markdown is not None:

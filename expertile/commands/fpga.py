@@ -7,7 +7,7 @@ import typer
 
 from expertile import options
 from expertile.options import MODEL, FormatName
-from expertile.output import console, table
+from expertile.output import check_writable, console, table
 
 __all__ = ["command"]
 
@@ -36,6 +36,8 @@ def command(
     image = None
     if standalone or layer is not None:
         image = baked(checkpoint, layer, format.value, hardware)
+    if record:
+        check_writable(board_list.RECORDS)
     output.mkdir(parents=True, exist_ok=True)
     with console(stderr=True).status("starting") as status:
         report = flow.build(board, hardware, output, status.update, image)

@@ -1,5 +1,6 @@
 """``expertile serve``: a simulated board behind a serial port, for any host software."""
 
+import signal
 import threading
 from contextlib import closing
 from typing import Annotated
@@ -50,6 +51,9 @@ def command(
     with closing(Terminal() if tcp is None else Listener(tcp)) as door:
         line = open_board(target, hardware, image=image, baud=baud, seed=seed)
         console().print(f"{board}, configuration {hardware.name}: {door.name}", soft_wrap=True)
+        # Also where a shell started this in the background, which lets SIGINT be ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             serve(line, door, threading.Event())
         except KeyboardInterrupt:

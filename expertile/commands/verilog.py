@@ -26,7 +26,8 @@ def command(
     from hw.ip_xact import component
     from sw_model.config import load_config
 
-    hardware, ip = load_config(config), output.with_name("component.xml")
+    check_writable(output)
+    hardware, ip = load_config(config), output.parent / "component.xml"
     if ip_xact:
         if output == ip:
             raise ExpertileError(f"{output}: the component takes that name: give the Verilog another, as x.v")

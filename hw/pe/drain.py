@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from sw_model.config import HardwareConfig
 from sw_model.formats import ROW_EXP_BITS, TOP_BITS
 from sw_model.tables import WEIGHT_BITS
+from sw_model.timing import SLOTS
 from sw_model.topology import SPLIT_BITS
 
 __all__ = ["Drain", "Kind", "PassInfo", "result_layout", "rows_layout"]
@@ -75,7 +76,7 @@ class Drain(wiring.Component):
     than a beat, a group a cycle.
     """
 
-    GROUPS = 16  # covers the latency from a row's start to its drain where rows take four steps
+    GROUPS = SLOTS  # covers the latency from a row's start to its drain where rows take four steps
 
     def __init__(self, config: HardwareConfig) -> None:
         self._config = config

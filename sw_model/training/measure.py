@@ -158,22 +158,24 @@ def report(
         measured["first"] = scores(first, corpus, "test", limit=limit, mode="first")
     rows = {row: {d: s.bits for d, s in by.items()} for row, by in measured.items()} | (baselines or {})
     pack = sorted((folder / "heldout").glob("*.txt"))
+    conditions = {
+        "model": "BF16 weights, float32 arithmetic; "
+        f"{'all test documents' if limit is None else f'test documents, {limit:,} bytes a domain'}, "
+        f"each after the beginning-of-text token; windows of {model.config.context} bytes "
+        "sliding by half",
+        "int8, int4": "as model; weights of the experts rounded as the quantiser does it, what they "
+        "multiply to MXINT8",
+        "gated": "as model, with gate.json, the domain found by its rows; gated_int4: as int4 too",
+        "first": "as model, with each token's better expert alone, at its own weight",
+        "ngram": "order 6, Witten-Bell, one a domain; all training text; all test documents",
+        "ngram_small": "the same on 3.4 MB of training text; first 2,000 bytes of test documents, 60 kB",
+        "xz": "preset 9e, primed with all training text of the domain; all test text",
+        "error_rate": "share of next bytes that are not the model's likeliest",
+        "excerpts": "as model, each file of heldout/ as one document",
+    }
+    there = {*rows, "int8, int4", "error_rate", *(("excerpts",) if pack else ())}
     result = {
-        "conditions": {
-            "model": "BF16 weights, float32 arithmetic; "
-            f"{'all test documents' if limit is None else f'test documents, {limit:,} bytes a domain'}, "
-            f"each after the beginning-of-text token; windows of {model.config.context} bytes "
-            "sliding by half",
-            "int8, int4": "as model; weights of the experts rounded as the quantiser does it, what they "
-            "multiply to MXINT8",
-            "gated": "as model, with gate.json, the domain found by its rows; gated_int4: as int4 too",
-            "first": "as model, with each token's better expert alone, at its own weight",
-            "ngram": "order 6, Witten-Bell, one a domain; all training text; all test documents",
-            "ngram_small": "the same on 3.4 MB of training text; first 2,000 bytes of test documents, 60 kB",
-            "xz": "preset 9e, primed with all training text of the domain; all test text",
-            "error_rate": "share of next bytes that are not the model's likeliest",
-            "excerpts": "as model, each file of heldout/ as one document",
-        },
+        "conditions": {name: text for name, text in conditions.items() if name in there},
         "shape": shape(model.config),
         "bits_per_byte": rows,
         "mean": {name: sum(row.values()) / len(row) for name, row in rows.items()},

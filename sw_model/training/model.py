@@ -317,10 +317,10 @@ def save_checkpoint(state: dict[str, Tensor], config: ModelConfig, folder: Path)
     (folder / "config.json").write_text(json.dumps(config.as_huggingface(), indent=2) + "\n")
 
 
-def load_checkpoint(folder: Path, *, dropout: float = 0.0) -> Model:
+def load_checkpoint(folder: Path) -> Model:
     """The float32 model of a folder that `save_checkpoint` wrote."""
     config = ModelConfig.from_huggingface(json.loads((folder / "config.json").read_text()))
-    model = Model(config, dropout=dropout)
+    model = Model(config)
     tensors = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
     model.load_state_dict(checkpoint_to_state(tensors, config))
     return model

@@ -3,15 +3,15 @@
     python -m sw_model.training.pipeline small|tiny|base [--out build/train] [--set FIELD=VALUE]
         [--teacher-set FIELD=VALUE] [--test-bytes N]
 
-`make model PRESET=small` runs it. Under OUT there is a folder for the teacher and one for the model, whose
-`config.json`, `model.safetensors`, `gate.json`, `metrics.json` and logs are what `models/` ships. A teacher
-that is there already is kept. The filter by semantic entropy is a command of its own and not a part of this:
-what it keeps trains worse (`docs/training.md`).
+`make model PRESET=small` runs it. Under OUT there is a folder for the teacher and one for the model, with
+`config.json`, `model.safetensors`, `gate.json`, `metrics.json` and logs. What `models/` ships has baselines
+and worked problems in its `metrics.json` too (`measure --baselines FILE --questions 300`). A teacher that is
+there already is kept. The filter by semantic entropy is a command of its own and not a part of this: what it
+keeps trains worse (`docs/training.md`).
 """
 
 import argparse
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,8 +24,7 @@ from sw_model.config import load_config
 from sw_model.errors import ExpertileError
 from sw_model.model_gate import calibrate_text
 from sw_model.model_gate import measure as measure_gate
-from sw_model.training import corpus as corpus_builder
-from sw_model.training.corpus import load
+from sw_model.training.corpus import download, load
 from sw_model.training.measure import report
 from sw_model.training.recipe import Recipe, change, load_recipe
 from sw_model.training.sources import DOMAINS
@@ -34,6 +33,7 @@ from sw_model.training.train import run
 __all__ = ["PRESETS", "Preset", "calibrate", "pipeline"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Of the whole way.
 
@@ -42,14 +42,16 @@ class Preset:
     gate_bytes, test_bytes : of a domain's text, to calibrate on and to measure on (None: all)
     """
 
-    def __init__(self, teacher: str, form: str, gate_bytes: int, test_bytes: int | None) -> None:
-        self.teacher, self.form, self.gate_bytes, self.test_bytes = teacher, form, gate_bytes, test_bytes
+    teacher: str
+    form: str
+    gate_bytes: int
+    test_bytes: int | None = None
 
 
 PRESETS = {
-    "base": Preset("teacher", "int8", 6144, None),
-    "tiny": Preset("teacher", "int4", 6144, None),
-    "small": Preset("teacher_small", "int4", 1024, 50_000),
+    "base": Preset(teacher="teacher", form="int8", gate_bytes=6144),
+    "tiny": Preset(teacher="teacher", form="int4", gate_bytes=6144),
+    "small": Preset(teacher="teacher_small", form="int4", gate_bytes=1024, test_bytes=50_000),
 }
 
 
@@ -101,7 +103,7 @@ def main() -> None:
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     if args.test_bytes:
-        preset.test_bytes = args.test_bytes
+        preset = replace(preset, test_bytes=args.test_bytes)
     try:
         teacher, student = load_recipe(preset.teacher), load_recipe(args.preset)
         for text in args.teacher_set:
@@ -109,8 +111,7 @@ def main() -> None:
         for text in args.set:
             student = change(student, text)
         if not (args.corpus / "manifest.json").is_file():
-            sys.argv = [sys.argv[0], "--out", str(args.corpus)]
-            corpus_builder.main()
+            download(args.corpus)
         result = pipeline(
             preset,
             (teacher, student),

@@ -12,7 +12,7 @@ next format is entered when that is small beside what two batches differ by anyw
 
 with A, B batches, g_q the gradient with weights in the next format, the norms over the
 weights that are rounded, and `rate` the learning rate as a share of its largest; `patience` measurements in a
-row. So FP8 comes early, and INT4 as the rate falls.
+row. What it did in the runs that are recorded: docs/training.md.
 """
 
 from collections.abc import Callable, Iterator

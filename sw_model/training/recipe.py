@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sw_model.errors import ExpertileError
+from sw_model.formats import WEIGHT_FORMATS
 from sw_model.training.model import ModelConfig
 from sw_model.training.sources import DOMAINS
 
@@ -88,6 +89,23 @@ class Recipe:
     validation_bytes: int = 60_000
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "warmup", "patience", "probe_every", "settle_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("distil", "gated_rows", "latest", "cooldown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        if self.cooldown == 0:
+            raise ValueError("cooldown must be over 0: the rate falls to zero in it")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to under 1, not {self.dropout}")
+        strange = set(self.formats) - set(WEIGHT_FORMATS)
+        if strange:
+            raise ValueError(f"formats names {sorted(strange)}; there are {sorted(WEIGHT_FORMATS)}")
+        if not self.stages:
+            raise ValueError("a recipe has at least one stage")
+
     def rate(self, step: int, progress: float) -> float:
         """Factor on the learning rates at a step, `progress` (0 to 1) of the way through the run."""
         return min(1.0, (step + 1) / self.warmup) * min(1.0, max(0.0, 1 - progress) / self.cooldown)
@@ -152,9 +170,13 @@ def change(recipe: Recipe, text: str) -> Recipe:
     if not isinstance(old, int | float):
         raise ExpertileError(f"--set {text}: the recipe has no number called {key!r}")
     try:
-        return replace(recipe, **{key: type(old)(value)})
+        number = type(old)(value)
     except ValueError:
         raise ExpertileError(f"--set {text}: {value!r} is not of the kind of {old!r}") from None
+    try:
+        return replace(recipe, **{key: number})
+    except ValueError as error:
+        raise ExpertileError(f"--set {text}: {error}") from None
 
 
 def _melted(recipe: Recipe) -> Stage:

@@ -2,7 +2,8 @@
 
     python -m sw_model.training.tables > docs/training.md
 
-No figure in it is typed: `record.py` and `routing.py` wrote the files that it reads.
+All that was measured is read from those files, which `record.py` and `routing.py` wrote; the sentences say
+what it showed, and are to be read again when the records change.
 """
 
 import json
@@ -37,6 +38,9 @@ class _Records:
 
     def mean(self, name: str, row: str = "model") -> float:
         return self.run[name]["metrics"]["mean"][row]
+
+    def steps(self, name: str) -> str:
+        return f"{self.run[name]['training']['steps']:,}"
 
     def at_step(self, name: str, step: str) -> float:
         return float(next(r["valid"] for r in self.run[name]["log"] if r["step"] == step))
@@ -90,7 +94,8 @@ def _distillation(r: _Records) -> list[str]:
     return [
         "## Distillation",
         "",
-        "`tiny`'s shape, float, no gate, 3,000 steps of the same batches; the teacher had "
+        f"`tiny`'s shape, float, no gate, {r.steps('tiny_scratch')} steps of the same batches; the teacher "
+        "had "
         f"{r.run['teacher']['training']['steps']:,}. Errors: next bytes of code that are not the likeliest "
         "one.",
         "",
@@ -122,7 +127,7 @@ def _filter(r: _Records) -> list[str]:
     for name, title in (
         ("filter_semantic", "by semantic entropy"),
         ("filter_lot", "by lot"),
-        ("tiny_scratch", "all text, 3,000 steps"),
+        ("tiny_scratch", f"all text, {r.steps('tiny_scratch')} steps"),
     ):
         m, kept = r.run[name]["metrics"]["bits_per_byte"]["model"], r.run[name]["filter"]
         size = sum(d["kept_bytes"] for d in kept["domains"].values()) if kept else r.corpus["train"]
@@ -132,7 +137,7 @@ def _filter(r: _Records) -> list[str]:
         "## Filter by semantic entropy",
         "",
         "`semantic_entropy.py` keeps a quarter of every domain's bytes; `tiny`'s shape from scratch on what "
-        "is kept, 2,000 steps. The article keeps 1.9 % of 45 TB.",
+        f"is kept, {r.steps('filter_lot')} steps. The article keeps 1.9 % of 45 TB.",
         "",
         *_table(["text", "bytes kept", *DOMAINS, "mean"], rows),
         (
@@ -151,7 +156,7 @@ def _precision(r: _Records) -> list[str]:
     for name, title in (
         ("base", "`base`"),
         ("tiny", "`tiny`"),
-        ("base_int4_early", "`base`'s shape, an earlier recipe"),
+        ("base_int4_early", "`base`'s shape, an earlier recipe: tolerance 0.25, no rate in the rule"),
     ):
         run = r.run[name]
         entered = {row["next"]: row for row in run["precision"] if row["entered"] == "True"}
@@ -165,26 +170,27 @@ def _precision(r: _Records) -> list[str]:
                 title,
                 f"{total:,}",
                 "; ".join(at),
-                last["valid"],
-                last["valid_rounded"],
+                f"{float(last['valid']):.4f}",
+                f"{float(last['valid_rounded']):.4f}",
                 _percent(float(last["valid_rounded"]), float(last["valid"])),
             ]
         )
     last = r.run["tiny_scratch"]["metrics"]["mean"]
     rows.append(
-        ["`tiny`'s shape, from scratch, rounded afterwards", "3,000", "never", f"{last['model']:.4f} (test)",
-         f"{last['int4']:.4f} (test)", _percent(last["int4"], last["model"])]
+        ["`tiny`'s shape, from scratch, rounded afterwards", r.steps("tiny_scratch"), "never",
+         f"{last['model']:.4f} (test)", f"{last['int4']:.4f} (test)", _percent(last["int4"], last["model"])]
     )  # fmt: skip
     last = r.run["tiny_logits"]["metrics"]["mean"]
     rows.append(
-        ["the same, distilled", "3,000", "never", f"{last['model']:.4f} (test)",
+        ["the same, distilled", r.steps("tiny_logits"), "never", f"{last['model']:.4f} (test)",
          f"{last['int4']:.4f} (test)", _percent(last["int4"], last["model"])]
     )  # fmt: skip
     return [
         "## Precision that follows the training",
         "",
         "The rule of `precision.py` enters FP8 and then INT4; at the latest the last format comes at a set "
-        "share of the run. Validation bits per byte of the averaged weights, in float and rounded.",
+        "share of the run, as it did in `base` and `tiny`. Validation bits per byte of the averaged weights, "
+        "in float and rounded.",
         "",
         *_table(["", "steps", "entered at step", "float", "INT4", "INT4 costs"], rows),
     ]

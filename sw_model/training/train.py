@@ -55,7 +55,8 @@ class Trainer:
         teacher: Path | None = None,
         seconds: float = math.inf,
     ) -> None:
-        if (recipe.distil or any(s.adversary for s in recipe.stages)) and teacher is None:
+        taught = recipe.distil > 0 or any(s.adversary for s in recipe.stages)
+        if taught and teacher is None:
             raise ExpertileError("this recipe distils: name its teacher's folder with --teacher")
         torch.manual_seed(recipe.seed)
         torch.set_float32_matmul_precision("high")
@@ -67,7 +68,7 @@ class Trainer:
         self.averaged.load_state_dict(self.model.state_dict())
         cuda = device.type == "cuda"
         self.muon, self.adam = optimisers(self.model, recipe, compiled=cuda)
-        self.teacher = Teacher(teacher, device) if recipe.distil else None
+        self.teacher = Teacher(teacher, device) if taught else None
         self.adversary = None
         if any(s.adversary for s in recipe.stages):
             self.adversary = Adversary(recipe.model.vocabulary).to(device)
@@ -123,6 +124,7 @@ class Trainer:
         if stage.gate is not None and (self.step % recipe.settle_every == 0 or not self._settled):
             self._settle(self.model, stage.gate)
         batch = self._batch(self.step, recipe.seed)
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)  # dropout, the same after a break
         self._rounding = self.precision.format
         told = torch.full((), math.nan, device=self.device)
         with rounded(self.model, self._rounding, self.fake):
@@ -184,30 +186,34 @@ class Trainer:
         begin, before = time.monotonic(), self.seconds
         meter = EnergyMeter()
         total, counted, used_wh, marked = 0.0, 0, 0.0, self.seconds
+        number = self.recipe.stage(self.progress)
+
+        def charge() -> None:
+            """Book time and energy since the last call to the stage that ran."""
+            nonlocal used_wh, marked
+            self.seconds = before + time.monotonic() - begin
+            stage, watt_hours = self.stages[number], meter.watt_hours()
+            stage["seconds"] += self.seconds - marked
+            stage["watt_hours"] = (
+                None if watt_hours is None else (stage["watt_hours"] or 0.0) + watt_hours - used_wh
+            )
+            used_wh, marked = watt_hours or 0.0, self.seconds
+
         while self.progress < 1:
             if self.seconds - before > stop_after:
+                charge()
                 return False
             number = self.recipe.stage(self.progress)
             total, counted = total + self._update(), counted + 1
             self.step += 1
             self.seconds = before + time.monotonic() - begin
-            stage = self.stages[number]
-            stage["steps"] += 1
-            last = self.progress >= 1
-            if (
-                self.step % self.recipe.validate_every == 0
-                or last
-                or self.recipe.stage(self.progress) != number
-            ):
+            self.stages[number]["steps"] += 1
+            ends = self.progress >= 1 or self.recipe.stage(self.progress) != number
+            if ends or self.step % self.recipe.validate_every == 0:
                 means = (total / counted).tolist()
-                self.seconds = before + time.monotonic() - begin
-                watt_hours = meter.watt_hours()
-                stage["seconds"] += self.seconds - marked
-                stage["watt_hours"] = (
-                    None if watt_hours is None else stage["watt_hours"] + watt_hours - used_wh
-                )
-                used_wh, marked = watt_hours or 0.0, self.seconds
+                charge()
                 self._validate(number, means, console)
+                charge()
                 total, counted = 0.0, 0
         return True
 
