@@ -43,7 +43,6 @@ __all__ = ["TOKEN", "MoELayer"]
 #: One element of a token on its way in or out: a binary32 word, ``last`` of the token.
 TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
-
 _ROUTER_TABLES = ("biases", "costs", "domains", "resident")
 _GATE_REGISTERS = ("info", "entropy", "entropy_scale", "density", "phi", "psi")
 _EVENTS = ("active", "reads", "computes", "sums", "act_reads", "routed")
@@ -137,21 +136,13 @@ class MoELayer(wiring.Component):
         h_blocks = config.max_slots * config.max_intermediate // BLOCK
 
         lanes = config.drain
+        spreads = {"spread": config.activation_spread, "router_spread": config.router_spread}
+        buffer = {"columns": columns, "give": lanes, "width": width}
         m.submodules.x_quantiser = x_quantiser = BlockQuantiser(
-            blocks=x_blocks,
-            spread=config.activation_spread,
-            router_spread=config.router_spread,
-            floor=-126,
-            give=lanes,
-            user=SIDE.size,
+            blocks=x_blocks, **spreads, floor=-126, give=lanes, user=SIDE.size
         )
         m.submodules.x_buffer = x_buffer = ActivationBuffer(
-            blocks=x_blocks,
-            banks=2,
-            sets=("code8", "high", "low"),
-            columns=columns,
-            give=lanes,
-            width=width,
+            blocks=x_blocks, banks=2, sets=("code8", "high", "low"), **buffer
         )
         m.submodules.array = array = self._array
         m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
@@ -161,19 +152,13 @@ class MoELayer(wiring.Component):
         m.submodules.h_skid = h_skid = Skid(numbers_layout(activate.lanes))
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks,
-            spread=config.activation_spread,
-            router_spread=config.router_spread,
+            **spreads,
             take=activate.lanes,
             give=lanes,
             ahead=config.max_intermediate // BLOCK,
         )
         m.submodules.h_buffer = h_buffer = ActivationBuffer(
-            blocks=h_blocks,
-            banks=1,
-            sets=("code8",),
-            columns=columns,
-            give=lanes,
-            width=width,
+            blocks=h_blocks, banks=1, sets=("code8",), **buffer
         )
         m.submodules.combine = combine = Combine(config)
         m.submodules.scheduler = scheduler = Scheduler(config)
@@ -333,8 +318,7 @@ class MoELayer(wiring.Component):
 
         wiring.connect(m, wiring.flipped(self.y), combine.o)
         inside = Signal(4)  # tokens between their first element in and their last one out
-        arriving = Signal()
-        first_in, taken = Signal(), Signal()
+        arriving, first_in, taken = Signal(), Signal(), Signal()
         m.d.comb += [taken.eq(self.x.valid & self.x.ready), first_in.eq(taken & ~arriving)]
         with m.If(taken):
             m.d.sync += arriving.eq(~self.x.payload.last & ~self.discard)
