@@ -70,9 +70,7 @@ class MoELayer(wiring.Component):
     load_* : weight loading, see :class:`~hw.pe.array.PeArray`
     page_flush, page_request, page, page_locate, page_located, page_location, page_done : see
         :class:`~hw.pe.paging.Paging`; a configuration without page slots asks for nothing
-    busy, active, reads, computes, sums, act_reads, routed, act_writes, router_rows, activations,
-        combine_rows, expert_used, removed, removed_valid, empty, token_done, page_hit, page_miss,
-        page_stall : events for the counters
+    busy, the rest : events for the counters, see :mod:`hw.energy.counters`
 
     The next tokens are taken in and quantised while this one is computed, and one is routed ahead.
     """
@@ -318,7 +316,8 @@ class MoELayer(wiring.Component):
 
         wiring.connect(m, wiring.flipped(self.y), combine.o)
         inside = Signal(4)  # tokens between their first element in and their last one out
-        arriving, first_in, taken = Signal(), Signal(), Signal()
+        arriving = Signal()
+        first_in, taken = Signal(), Signal()
         m.d.comb += [taken.eq(self.x.valid & self.x.ready), first_in.eq(taken & ~arriving)]
         with m.If(taken):
             m.d.sync += arriving.eq(~self.x.payload.last & ~self.discard)
