@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import POINTER, c_uint8, c_uint32, c_uint64, c_void_p
-from functools import cache
-from pathlib import Path
+from ctypes import c_uint8, c_uint64, c_void_p
+from typing import ClassVar
+
+from sim.pin_line import BYTES, PinLine
 
 __all__ = ["SerialLine"]
 
-_BYTES = POINTER(c_uint8)
-_SIGNATURES = {
-    "create": (c_void_p, [c_uint64, c_uint32, c_uint32]),
-    "destroy": (None, [c_void_p]),
-    "cycle": (c_uint64, [c_void_p]),
-    "lamps": (c_uint32, [c_void_p]),
-    "write": (None, [c_void_p, _BYTES, c_uint64]),
-    "run": (c_uint64, [c_void_p, c_uint64]),
-    "read": (c_uint64, [c_void_p, _BYTES, c_uint64]),
-}
 
+class SerialLine(PinLine):
+    """A :class:`driver.pipes.Pipe` whose other end is simulated; the library is of
+    :func:`sim.build.build_serial`."""
 
-@cache
-def _load(path: Path) -> dict[str, ctypes._CFuncPtr]:
-    library = ctypes.CDLL(str(path))
-    functions = {}
-    for name, (result, arguments) in _SIGNATURES.items():
-        functions[name] = getattr(library, f"serial_{name}")
-        functions[name].restype, functions[name].argtypes = result, arguments
-    return functions
-
-
-class SerialLine:
-    """A :class:`driver.pipes.Pipe` whose other end is simulated; its time is simulated time.
-
-    Parameters
-    ----------
-    library : what :func:`sim.build.build_serial` returned
-    divisor : clock cycles a bit
-    clock_mhz : of the design: what a second is
-    noise : probability that a bit on the line is inverted, in either direction
-    seed : of the noise, and of the signals that no reset sets
-
-    Attributes
-    ----------
-    hertz : clock cycles a simulated second
-    """
-
-    def __init__(
-        self, library: Path, *, divisor: int, clock_mhz: float, noise: float = 0.0, seed: int = 0
-    ) -> None:
-        if not 0 <= noise < 1:
-            raise ValueError(f"noise must be a probability below 1, not {noise}")
-        self._call = _load(library)
-        self.hertz = clock_mhz * 1e6
-        self._line = c_void_p(self._call["create"](seed, divisor, int(noise * 2**32)))
-
-    @property
-    def cycle(self) -> int:
-        """Clock cycles since the instance was made."""
-        return int(self._call["cycle"](self._line))
-
-    @property
-    def lamps(self) -> int:
-        """The board's lamps, a bit each."""
-        return int(self._call["lamps"](self._line))
-
-    def now(self) -> float:
-        """Simulated seconds."""
-        return self.cycle / self.hertz
+    PREFIX = "serial"
+    CALLS: ClassVar = {
+        "write": (None, [c_void_p, BYTES, c_uint64]),
+        "run": (c_uint64, [c_void_p, c_uint64]),
+        "read": (c_uint64, [c_void_p, BYTES, c_uint64]),
+    }
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the line."""
@@ -80,13 +31,3 @@ class SerialLine:
         data = (c_uint8 * count)()
         self._call["read"](self._line, data, count)
         return bytes(data)
-
-    def close(self) -> None:
-        """Free the model. Further calls are errors."""
-        if self._line:
-            self._call["destroy"](self._line)
-            self._line = c_void_p()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_line"):
-            self.close()
