@@ -1,4 +1,4 @@
-"""What simulated lines share: a Verilated design behind a few pins, in this process, its time simulated time."""
+"""What simulated lines share: a Verilated design behind a few pins, its time simulated time."""
 
 from __future__ import annotations
 
