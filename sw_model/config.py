@@ -158,8 +158,6 @@ class HardwareConfig:
             raise ValueError(f'array_clock must be 1 with body "{self.body}", not {self.array_clock}')
         if self.body == "lut" and self.columns > 2:
             raise ValueError(f'columns must be 1 or 2 with body "lut", not {self.columns}')
-        if self.body == "lut" and self.page_slots:
-            raise ValueError(f'page_slots must be 0 with body "lut", not {self.page_slots}')
         if self.body == "lut" and self.tiles % (self.columns * self.drain):
             raise ValueError(
                 f"tiles must be a multiple of columns x drain ({self.columns * self.drain}), not {self.tiles}"

@@ -57,7 +57,6 @@ def test_file(tmp_path: Path) -> None:
         ({"array_clock": 2}, 'array_clock must be 1 with body "dsp", not 2'),
         ({"array_clock": 9, "body": '"lut"'}, "array_clock must be an integer from 1 to 8, not 9"),
         ({"columns": 4, "body": '"lut"'}, 'columns must be 1 or 2 with body "lut", not 4'),
-        ({"page_slots": 2, "body": '"lut"'}, 'page_slots must be 0 with body "lut", not 2'),
         ({"drain": 2, "tiles": 3, "body": '"lut"'}, r"multiple of columns x drain \(2\), not 3"),
         ({"columns": 3, "tiles": 4}, "columns must be a power of two that divides the 4 tiles, not 3"),
         ({"columns": 4}, "columns must be a power of two that divides the 2 tiles, not 4"),

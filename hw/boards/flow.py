@@ -31,6 +31,7 @@ __all__ = [
     "TOP",
     "build",
     "find",
+    "fit_carries",
     "run_tool",
     "run_yosys",
     "synthesise",
@@ -126,7 +127,7 @@ def build(
             cells = synthesise(work, SOURCES, TOP)
         _check_size(target, config, cells)
         with step("place_and_route", "placing (nextpnr)"):
-            _trim(work)
+            fit_carries(work)
             _place_and_route(target, config, work, progress)
         with step("bitstream", "packing the bitstream"):
             run_tool(
@@ -211,7 +212,8 @@ def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> 
             )
 
 
-def _trim(work: Path) -> None:
+def fit_carries(work: Path) -> None:
+    """Make the carry chains of the netlist that :func:`synthesise` wrote cheaper, in its place."""
     path = work / f"{TOP}.json"
     netlist = json.loads(path.read_text())
     absorb_operands(netlist["modules"][TOP])
