@@ -2,8 +2,8 @@
 
     python examples/smallest_core.py
 
-One tile of body "lut"; the last line is of body "dsp". LUTs are counted as placed: two of a carry cell, six of a
-distributed memory, after carry chains are fitted.
+One tile of body "lut"; the last line is of body "dsp". LUTs are counted as placed: two of a carry cell, six of
+a distributed memory, after carry chains are fitted.
 """
 
 from __future__ import annotations
