@@ -64,7 +64,9 @@ def tell(config: HardwareConfig) -> None:
         if lut < LEAST:
             return
         others = {r: sum(count[t] for t in types) for r, types in flow.SYNTHESISED.items()}
-        print("  " * depth + f"{name.split('.')[-1]}: {lut} LUT", *(f"{n} {r}" for r, n in others.items()))
+        print(
+            "  " * depth + f"{name.rpartition('.')[2]}: {lut} LUT", *(f"{n} {r}" for r, n in others.items())
+        )
         for cell in sorted(found[name].keys() & found.keys(), key=lambda c: -total(c)["LUT4"]):
             row(cell, depth + 1)
 
