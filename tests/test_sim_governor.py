@@ -10,6 +10,9 @@ import pytest
 from random_layers import RULES, random_side, random_tokens
 from sim_layers import DOMAINS, Case, check, random_quantised
 from test_cli import run
+from test_sim_asic import CONFIGS as SERIAL
+from test_sim_lookup import CONFIGS as LOOKUP
+from test_sim_topology import COLUMNS
 
 from sim.engines import Engine, open_engine
 from sw_model import golden
@@ -66,6 +69,10 @@ def batch(engine: Engine, rng: np.random.Generator, n: int) -> None:
 @pytest.mark.parametrize("stalls", [0.0, 0.35])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> None:
+    every_decision(config, case, stalls)
+
+
+def every_decision(config: HardwareConfig, case: Case, stalls: float) -> None:
     """Budgets from far too small to more than is ever used; tokens in streams and one by one."""
     rng = np.random.default_rng(len(str(case)))
     layer = opened(case, config, seed=5)
@@ -83,6 +90,13 @@ def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> Non
         batch(engine, rng, 3)
     lam, cap, mode, high = (set(values) for values in zip(*seen, strict=True))
     assert lam == {False, True} and high == {0, 1} and mode == {0, 1, 2, 3} and {0, 255} <= cap
+
+
+@pytest.mark.parametrize(("case", "stalls"), [(CASES[0], 0.35), (CASES[1], 0.0)], ids=str)
+@pytest.mark.parametrize("design", [COLUMNS, *SERIAL, *LOOKUP], ids=lambda c: c.name)
+def test_every_body_and_column(design: HardwareConfig, case: Case, stalls: float) -> None:
+    """As on multipliers, with array cycles that are longer, or shorter than the core's."""
+    every_decision(design, case, stalls)
 
 
 def test_off_changes_nothing(config: HardwareConfig) -> None:
