@@ -14,6 +14,7 @@ from test_sim_asic import CONFIGS as SERIAL
 from test_sim_lookup import CONFIGS as LOOKUP
 from test_sim_topology import COLUMNS
 
+from expertile.options import MODEL
 from sim.engines import Engine, open_engine
 from sw_model import golden
 from sw_model.config import HardwareConfig, load_config
@@ -170,3 +171,18 @@ def test_generate_on_hardware(tiny_checkpoint: Any, tmp_path: Path) -> None:
     assert soft["text"] == hard["text"] and soft["governor"] == hard["governor"]
     assert hard["cycles"] > 0 and hard["governor"]["attention"]
     assert hard["governor"]["nj_after"] == pytest.approx(0.8 * free, rel=0.06)
+
+
+def test_the_shipped_model_on_hardware(tmp_path: Path) -> None:
+    """Its five layers, each simulated with its governor: token for token as in the golden model."""
+    common = ("--format", "int4", "--gate", MODEL / "gate.json", "--prompt", "The ", "--tokens", 16)
+    budget = ("--energy-budget", 95, "--budget-from", 4, "--json", tmp_path / "out.json")
+    reports = []
+    for engine in ("golden", "verilator"):
+        assert run("generate", *common, *budget, "--engine", engine) == 0
+        reports.append(json.loads((tmp_path / "out.json").read_text()))
+    soft, hard = reports
+    assert soft["text"] == hard["text"] and soft["governor"] == hard["governor"] and hard["cycles"] > 0
+    governed = hard["governor"]
+    assert governed["nj_after"] < 0.9 * governed["nj_before"]
+    assert governed["experts_after"] < governed["experts_before"] and len(governed["attention"]) == 3
