@@ -24,11 +24,12 @@ def write(folder: Path, text: str | None = None, **changes: object) -> str:
 
 
 def test_presets() -> None:
-    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f", "ecp5_85f_lut", "asic", "macros_64"} <= set(presets())
+    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "macros_64"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert config.name == name
     assert len({load_config(n).hash for n in presets()}) == len(presets())
+    assert len({replace(load_config(n), name="same") for n in presets()}) == len(presets())  # no design twice
 
 
 def test_file(tmp_path: Path) -> None:

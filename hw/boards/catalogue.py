@@ -101,9 +101,9 @@ BOARDS: dict[str, Board] = {
     for board in (
         _ulx3s(ULX3S_45F_Platform, "ecp5_45f"),
         _ulx3s(ULX3S_85F_Platform, "ulx3s_85f"),
-        _orangecrab(OrangeCrabR0_2_85FPlatform, "ecp5_85f"),
-        _orangecrab(OrangeCrabR0_2_85FPlatform, "ecp5_85f", spi=True),
+        _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f"),
+        _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f", spi=True),
         _ecpix5(ECPIX545Platform, "ecp5_45f"),
-        _ecpix5(ECPIX585Platform, "ecp5_85f"),
+        _ecpix5(ECPIX585Platform, "ulx3s_85f"),
     )
 }
