@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
+from designs import SMALL
 
 from hw.boards import flow, pll
 from hw.boards.board import pins
@@ -17,17 +18,6 @@ from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.serial_top import SerialTop
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
-
-SMALL = HardwareConfig(
-    name="small",
-    tiles=1,
-    words=1024,
-    scales=512,
-    max_hidden=32,
-    max_intermediate=32,
-    max_experts=2,
-    max_top_k=1,
-)
 
 #: Adders with every kind of carry in and out.
 ADDERS = """

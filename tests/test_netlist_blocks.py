@@ -41,8 +41,9 @@ def bus(name: str, width: int = 18) -> str:
 
 #: The blocks as far as their registers tell: in a proof, any function of the operands or address will do.
 BLOCKS = f"""
-module DP16KD(input {bus("DIA")}, {bus("DIB")}, {bus("ADA", 14)}, {bus("ADB", 14)}, {bus("CSA", 3)}, {bus("CSB", 3)},
-              CEA, OCEA, CLKA, WEA, RSTA, CEB, OCEB, CLKB, WEB, RSTB, output {bus("DOA")}, {bus("DOB")});
+module DP16KD(input {bus("DIA")}, {bus("DIB")}, {bus("ADA", 14)}, {bus("ADB", 14)},
+              {bus("CSA", 3)}, {bus("CSB", 3)}, CEA, OCEA, CLKA, WEA, RSTA, CEB, OCEB, CLKB, WEB, RSTB,
+              output {bus("DOA")}, {bus("DOB")});
   parameter REGMODE_A = "NOREG", REGMODE_B = "NOREG";
   wire [13:0] address = {{{bus("ADB", 14)}}};
   reg [35:0] word, later;
@@ -50,14 +51,16 @@ module DP16KD(input {bus("DIA")}, {bus("DIB")}, {bus("ADA", 14)}, {bus("ADB", 14
   assign {{{bus("DOA")}}} = REGMODE_A == "OUTREG" ? OCEA ? later[35:18] : 18'b0 : word[35:18];
   assign {{{bus("DOB")}}} = REGMODE_B == "OUTREG" ? OCEB ? later[17:0] : 18'b0 : word[17:0];
 endmodule
-module MULT18X18D(input {bus("A")}, {bus("B")}, {bus("C")}, SIGNEDA, SIGNEDB, SOURCEA, SOURCEB, CLK0, CE0, RST0,
-                  output {bus("P", 36)});
+module MULT18X18D(input {bus("A")}, {bus("B")}, {bus("C")}, SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+                  CLK0, CE0, RST0, output {bus("P", 36)});
   parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_OUTPUT_CLK = "NONE";
   wire [17:0] a = {{{bus("A")}}}, b = {{{bus("B")}}};
   reg [17:0] a_in, b_in;
   reg [35:0] product;
   wire [35:0] now = {{REG_INPUTA_CLK == "CLK0" ? a_in : a, REG_INPUTB_CLK == "CLK0" ? b_in : b}};
-  always @(posedge CLK0) if (RST0) product <= 0; else if (CE0) begin a_in <= a; b_in <= b; product <= now; end
+  always @(posedge CLK0)
+    if (RST0) product <= 0;
+    else if (CE0) begin a_in <= a; b_in <= b; product <= now; end
   assign {{{bus("P", 36)}}} = REG_OUTPUT_CLK == "CLK0" ? product : now;
 endmodule
 """
@@ -70,7 +73,9 @@ def provable(module: dict[str, Any]) -> dict[str, Any]:
         if cell["type"] in ("DP16KD", "MULT18X18D"):
             cell["parameters"] = {k: v for k, v in cell["parameters"].items() if k in MODES}
             for port in list(cell["connections"]):
-                if f" {port}," not in BLOCKS.replace("(", " ").replace(")", ",").replace("{", " ").replace("}", ","):
+                if f" {port}," not in BLOCKS.replace("(", " ").replace(")", ",").replace("{", " ").replace(
+                    "}", ","
+                ):
                     del cell["connections"][port]
     return copied
 

@@ -103,7 +103,7 @@ class _Netlist:
             cell["port_directions"][port] = "input"
 
     def _outputs(self, name: str, ports: list[str], clock: Any) -> bool:
-        """Let the outputs ``ports`` of a block drive what the flip-flops behind them do, if all can be moved."""
+        """Let the outputs ``ports`` of a block drive what flip-flops behind them do, if all can be moved."""
         wires = self.cells[name]["connections"]
         read = {port: wires[port][0] for port in ports if self.loads[wires.get(port, ["x"])[0]]}
         if not read or clock is None or any(self._clock_of(bit) != clock for bit in read.values()):

