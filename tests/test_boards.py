@@ -94,7 +94,7 @@ def test_pll_out_of_reach():
         pll.dividers(25, 37.5, 70)
 
 
-def prove_equal(work: Path, original: dict, changed: dict) -> None:
+def prove_equal(work: Path, original: dict, changed: dict, models: str = "") -> None:
     """By Yosys's SAT solver: same outputs and next states for all inputs, whatever loose inputs read."""
     for loose in "01":
         gate = copy.deepcopy(changed)
@@ -106,7 +106,9 @@ def prove_equal(work: Path, original: dict, changed: dict) -> None:
                         del cell["connections"][port]
         pair = {name: m | {"attributes": {}} for name, m in (("gold", original), ("gate", gate))}
         (work / "pair.json").write_text(json.dumps({"modules": pair}))
+        (work / "models.v").write_text(models)
         commands = [
+            "read_verilog models.v",
             "read_verilog -nooverwrite +/lattice/cells_sim_ecp5.v",
             "read_json pair.json",
             "hierarchy",
@@ -192,10 +194,11 @@ def test_lookup_tiles_are_hard_blocks(tmp_path):
         f"{tile}{m.removeprefix('expertile_tile.')}": k for m, k in kinds.items() if "expertile_tile" in m
     }
     for c in range(config.columns):
-        assert where.pop(f"{tile}macro{c}.sram") <= BLOCK_RAM
+        for near in range(4):
+            assert where.pop(f"{tile}macro{c}.sram{near}") <= BLOCK_RAM
         for k in range(4):
             for g in range(8):
-                assert where.pop(f"{tile}macro{c}.table{k}_{g}") == {"TRELLIS_DPR16X4"}
+                assert where.pop(f"{tile}macro{c}.group{g}.table{k}") == {"TRELLIS_DPR16X4"}
     assert where.pop(f"{tile}scales") <= BLOCK_RAM
     assert where.pop(f"{tile}accs") == where.pop(f"{tile}rows") == {"TRELLIS_DPR16X4"}
     assert not where
