@@ -47,9 +47,11 @@ _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
-#: Of large arrays, a matter of routing: this router settles what all nets want of a wire at once, and a
-#: placer that leaves room helps it.
-ROUTING = ("--router", "router2", "--placer-heap-beta", "0.7")
+#: Of large arrays, a matter of routing: this router settles what all nets want of a wire at once.
+ROUTER = ("--router", "router2")
+#: It asks more for a wire that is taken in every round; with its own 2 a round it soon prefers detours of any
+#: length, which take what is left.
+ROUTING = {"router2/currCongWeightMult": "0.5"}
 SEED = 1  # of the placer: the same bitstream every time
 #: Cells of the synthesised netlist that a resource is counted by.
 SYNTHESISED = {"bram": ("DP16KD", "PDPW16KD"), "dsp": ("MULT18X18D",), "ff": ("TRELLIS_FF",)}
@@ -224,6 +226,7 @@ def improve(work: Path, board: Board) -> None:
     trim_carries(module)
     absorb_registers(module)
     anchor_tiles(module, block_ram_sites(board.part))
+    module["settings"] = ROUTING  # nextpnr takes what its command line has no option for from here
     path.write_text(json.dumps(netlist))
 
 
@@ -236,7 +239,7 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
         "--report", "nextpnr.json",
         "--log", "nextpnr.log",
         "--seed", str(SEED),
-        *(ROUTING if config.body == "lut" else ()),
+        *(ROUTER if config.body == "lut" else ()),
         # A clock that is missed is reported, not refused: the user sees by how much.
         "--timing-allow-fail",
     ]  # fmt: skip
