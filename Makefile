@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt tools/system_packages.sh
 demo: $(READY)   ## text from the shipped model, its MoE layers on Verilated RTL
 	@$(BIN)/expertile demo --prompt "$(PROMPT)" --tokens $(TOKENS)
 
-test: $(READY)   ## everything but the slow tests
+test: $(READY)   ## everything but the slow tests, JOBS files at a time (all cores, at most 4)
 	@$(RUN_TESTS) $(PYTEST)
 
 test-all: $(READY)  ## the slow tests too
