@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from driver.bus import Bus
-from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, VERSION_VALUE, address, config_id
-from sw_model.config import HardwareConfig, load_config, presets
+from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, VERSION_VALUE, address, config_id, present
+from sw_model.config import Feature, HardwareConfig, load_config, presets
 from sw_model.energy.governor import Registers
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
@@ -32,6 +32,7 @@ class Driver:
     Raises
     ------
     RuntimeError : a register access or a weight packet is refused, or the core hangs
+    ExpertileError : the design was made without a block that is asked for
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -80,11 +81,20 @@ class Driver:
                 "or load another bitstream"
             )
 
+    def features(self) -> Feature:
+        """The blocks that it has, of those that a design may be made without."""
+        return Feature(self.read("FEATURES"))
+
     def configure(self, image: Image) -> None:
         """Write the layer's registers and enable, ungoverned; the weights are there already, but no pages."""
         self.write("CONTROL", 0)
+        features = self.features()
+        there = present(features)
         for name, value in image.registers.items():
-            self.write(name, value)
+            if value & ~(there[name].there(features) if name in there else 0):
+                raise ExpertileError(f"device: made without what {name} = {value:#x} of the image is for")
+            if name in there:
+                self.write(name, value)
         self.bus.serve_pages([list(image.pages.packets(e)) for e in range(len(image.page_sizes))])
         self.image = image
         self._experts, self._seen, self._slots = image.registers["EXPERTS"], 0, {}
@@ -117,6 +127,10 @@ class Driver:
 
     def govern(self, registers: Registers | None, weights: dict[str, int]) -> None:
         """Start the governor afresh, or turn it off; ``weights`` of the meter. No token is in the core."""
+        if Feature.GOVERNOR not in self.features():
+            if registers is not None:
+                raise ExpertileError("device: made without a governor; use one whose configuration has it")
+            return
         self._weights = {}
         self.weigh(weights)
         self.write("GOVERNOR_BUDGET", 0 if registers is None else int(registers.budget))

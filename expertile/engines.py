@@ -126,11 +126,14 @@ class LayerEngine:
         Random stalls on every stream of an RTL engine.
     port, baud
         The layer runs on the device at this port, beside the golden engine.
+    energy : Estimate or None
+        What a token may take, once :meth:`govern` is called.
 
     Raises
     ------
     ExpertileError
-        The gate is another layer's, the layer is over the maxima of ``config``, or a tool is missing.
+        The gate is another layer's, the layer is over the maxima of ``config``, a tool is missing, or the
+        energy is less than a token can do with.
     """
 
     def __init__(
@@ -147,6 +150,7 @@ class LayerEngine:
         seed: int = 0,
         port: str | None = None,
         baud: int = BAUD,
+        energy: Estimate | None = None,
     ) -> None:
         self.layer = layer
         self._name = name
@@ -163,6 +167,10 @@ class LayerEngine:
         elif gate is not None:
             check_gate(gate, layer, config)
         self._governor: Governor | None = None
+        self._budget: Governor | None = None
+        if energy is not None:
+            assert self._quantised is not None
+            self._budget = energy.governor(self._quantised, name)
         self._rtl: Any = None
         if port is not None:
             from sim.engines import open_port
@@ -213,17 +221,11 @@ class LayerEngine:
             y=y, experts=want.experts, decisions=want.decisions, tally=tally, work=want.work.total()
         )
 
-    def govern(self, energy: Estimate) -> Governor:
-        """From now on under an energy budget, from nothing owed; returns the golden engine's governor. The
-        hardware's own is held against it with every call.
-
-        Raises
-        ------
-        ExpertileError
-            The budget is out of range, or the engine has no governor.
-        """
-        assert self._quantised is not None
-        self._governor = energy.governor(self._quantised)
+    def govern(self) -> Governor:
+        """From now on under the energy budget, from nothing owed; returns the golden engine's governor. The
+        hardware's own is held against it with every call."""
+        assert self._budget is not None
+        self._governor = self._budget
         if self._rtl is not None:
             self._rtl.govern(self._governor)
         return self._governor
@@ -332,9 +334,9 @@ class ModelEngine:
             self.work = result.work if self.work is None else self.work + result.work
         return result.y
 
-    def govern(self, energy: Estimate) -> dict[int, Governor]:
-        """:meth:`LayerEngine.govern` of every layer, each with this budget."""
-        return {n: layer.govern(energy) for n, layer in self._layers.items()}
+    def govern(self) -> dict[int, Governor]:
+        """:meth:`LayerEngine.govern` of every layer."""
+        return {n: layer.govern() for n, layer in self._layers.items()}
 
     def close(self) -> None:
         """Release all simulators."""

@@ -6,6 +6,7 @@ from typing import Any
 from sw_model.energy.claims import (
     CARBON,
     DENSITY,
+    HBM,
     MODELS,
     PRICE,
     RETICLE,
@@ -232,10 +233,20 @@ def beside(gpu: Mapping[str, Any] | None, cycles: Mapping[str, float], mhz: floa
         "",
         *_table(("layer", "how", "µs a token", "µJ a token"), rows),
         "At a batch of one the GPU waits: for its own launches on the small layer, for memory on the large "
-        "one (where our kernels reach 41 % of its bandwidth). Different number formats, a whole board "
+        f"one{_reached(gpu)}. Different number formats, a whole board "
         "measured against a model of one chip's switching: read orders of magnitude here, not ratios.",
         "",
     ]
+
+
+def _reached(gpu: Mapping[str, Any]) -> str:
+    """Share of the memory's bandwidth at which a token's experts of the large layer are read (bfloat16)."""
+    row = _fastest(gpu, "olmoe").get(("olmoe", 1))
+    if row is None or gpu["device"] not in HBM:
+        return ""
+    read = 2 * 3 * OLMOE["used"] * OLMOE["hidden"] * OLMOE["width"]
+    share = read / (row["us_per_token"] * 1e-6) / HBM[gpu["device"]]
+    return f" (where our kernels reach {100 * share:.0f} % of its bandwidth)"
 
 
 def page(

@@ -25,6 +25,8 @@ from sw_model.gate_file import GateFile
 
 __all__ = ["GovernedDecoder", "layer_work", "model_on", "stream"]
 
+SETTLED = 32  # tokens over which the governor keeps the mean
+
 
 class _GatedDecoder(Decoder):
     """Tells the engine about its tokens before they come."""
@@ -70,7 +72,7 @@ class GovernedDecoder(_GatedDecoder):
     def forward(self, token_ids: Any) -> Any:
         alone, engine = len(token_ids) == 1, self._engine
         if alone and len(self.trace) == self._begin and not self._governors:
-            self._governors = engine.govern(self._energy)
+            self._governors = engine.govern()
         states = [g.state for g in self._governors.values()]
         engine.work = None
         logits = super().forward(token_ids)
@@ -109,7 +111,8 @@ class GovernedDecoder(_GatedDecoder):
         return self._engine(n, x)
 
     def figures(self) -> dict[str, Any]:
-        """Means before the budget began and after, and where the level of attention changed."""
+        """Means before the budget began and after, whether it was kept (the mean of the last 32 tokens is at
+        most 5 % above it; None: there are fewer), and where the level of attention changed."""
         before, after = self.trace[: self._begin], self.trace[self._begin :]
 
         def mean(rows: list[dict[str, Any]], key: str) -> float | None:
@@ -120,12 +123,14 @@ class GovernedDecoder(_GatedDecoder):
             for n, (a, b) in enumerate(pairwise(row["attention"] for row in self.trace), start=1)
             if sum(a) != sum(b)
         ]
-        shares = len(self._reads)
+        budget = len(self._reads) * self._energy.budget * self._energy.unit / 1000
+        settled = mean(after[-SETTLED:], "nj") if len(after) >= SETTLED else None
         return {
-            "budget_nj": shares * self._energy.budget * self._energy.unit / 1000,
+            "budget_nj": budget,
             "budget_from": self._begin,
             "nj_before": mean(before, "nj"),
             "nj_after": mean(after, "nj"),
+            "kept": None if settled is None else settled <= 1.05 * budget,
             "experts_before": mean(before, "experts"),
             "experts_after": mean(after, "experts"),
             "attention": moved,
@@ -152,27 +157,31 @@ def model_on(
     Raises
     ------
     ExpertileError
-        A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``; a budget
-        without a gate, or on the float reference.
+        A bad checkpoint, one with another vocabulary, or one over the maxima of ``config``; a budget that is
+        too small, without a gate, or on an engine that has no governor.
     """
     if budget is not None and (gate is None or engine is EngineName.reference):
         raise ExpertileError(
             "an energy budget moves the gate's lambda: give --gate, and an engine that has one, as golden"
         )
+    if budget is not None and engine is EngineName.icarus:
+        raise ExpertileError("engine 'icarus' starts anew with every token: no energy budget; use verilator")
     checkpoint = Checkpoint.open(folder)
     if checkpoint.shape.vocabulary != 256:
         raise ExpertileError(
             f"{folder}: its vocabulary is {checkpoint.shape.vocabulary}: text needs a byte-level model (256)"
         )
     devices = _assign(ports, checkpoint.moe_layers)
-    with ModelEngine(checkpoint, engine, fmt, config, gate=gate, ports=devices, **options) as moe:
+    share = None if budget is None else budget[0](len(checkpoint.moe_layers))
+    with ModelEngine(
+        checkpoint, engine, fmt, config, gate=gate, ports=devices, energy=share, **options
+    ) as moe:
         if gate is None:
             yield Decoder(checkpoint, moe), moe
-        elif budget is None:
+        elif budget is None or share is None:
             yield _GatedDecoder(checkpoint, moe, gate), moe
         else:
-            share, begin = budget
-            yield GovernedDecoder(checkpoint, moe, gate, share(moe.layers), begin), moe
+            yield GovernedDecoder(checkpoint, moe, gate, share, budget[1]), moe
 
 
 def layer_work(

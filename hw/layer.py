@@ -44,6 +44,8 @@ __all__ = ["TOKEN", "MoELayer"]
 TOKEN = stream.Signature(data.StructLayout({"bits": 32, "last": 1}))
 
 _ROUTER_TABLES = ("biases", "costs", "domains", "resident")
+_RULE_REGISTERS = ("experts", "top_k", "groups", "top_groups")
+_RULE_FLAGS = ("renormalise", "sigmoid", "shared_gated", "density_row")
 _GATE_REGISTERS = ("info", "entropy", "entropy_scale", "density", "phi", "psi")
 _EVENTS = ("active", "reads", "computes", "sums", "act_reads", "routed")
 _ROW_EVENTS = ("router_rows", "activations", "combine_rows")
@@ -146,7 +148,7 @@ class MoELayer(wiring.Component):
         m.submodules.serialiser = serialiser = Serialiser(SCALED, lanes)
         m.submodules.router = router = self._router
         m.submodules.contexts = contexts = self._contexts
-        m.submodules.activate = activate = Activate(lanes)
+        m.submodules.activate = activate = Activate(lanes, clamp=config.clamp)
         m.submodules.h_skid = h_skid = Skid(numbers_layout(activate.lanes))
         m.submodules.h_quantiser = h_quantiser = BlockQuantiser(
             blocks=h_blocks,
@@ -260,16 +262,10 @@ class MoELayer(wiring.Component):
             router.i.payload.number.eq(serialiser.o.payload.item),
             router.i.payload.last.eq(serialiser.o.payload.last),
             router.i.valid.eq(serialiser.o.valid),
-            router.rule.experts.eq(layer.EXPERTS),
-            router.rule.top_k.eq(layer.TOP_K),
-            router.rule.groups.eq(layer.GROUPS),
-            router.rule.top_groups.eq(layer.TOP_GROUPS),
-            router.rule.scale.eq(layer.ROUTER_SCALE),
-            router.rule.renormalise.eq(flag(Flag.RENORMALISE)),
-            router.rule.sigmoid.eq(flag(Flag.SIGMOID)),
+            *[router.rule[name].eq(layer[name.upper()]) for name in _RULE_REGISTERS],
+            *[router.rule[name].eq(flag(Flag[name.upper()])) for name in _RULE_FLAGS],
             router.rule.top2.eq(flag(Flag.TOP2_GROUPS)),
-            router.rule.shared_gated.eq(flag(Flag.SHARED_GATED)),
-            router.rule.density_row.eq(flag(Flag.DENSITY_ROW)),
+            router.rule.scale.eq(layer.ROUTER_SCALE),
             router.gate.enable.eq(flag(Flag.GATE)),
             *[router.gate[name].eq(layer[f"GATE_{name.upper()}"]) for name in _GATE_REGISTERS],
             *[router.gate.tau[j].eq(layer[f"GATE_TAU{j}"]) for j in range(MAX_TAU)],
@@ -336,8 +332,13 @@ class MoELayer(wiring.Component):
         return m
 
     def _govern(self, m: Module, router: Router, scheduler: Scheduler) -> None:
-        """Energy of each token, and what the next may cost."""
+        """Energy of each token, and what the next may cost, if the design has a governor."""
         array, step, layer = self._array, self._array.step, self.layer
+        high = (layer.FLAGS & Flag.HIGH_NIBBLE).any()
+        if not self._config.governor:
+            gate = router.gate
+            m.d.comb += [gate.lam.eq(layer.GATE_LAMBDA), gate.cap.eq(layer.GATE_CAP), scheduler.high.eq(high)]
+            return
         most = {n: (1 << len(Value.cast(getattr(array, n)))) - 1 for n in ("reads", "computes", "sums")}
         m.submodules.energy = energy = EnergyControl(most)
         ends = Cat(step.set != 0, step.from_h & array.routed, step.from_h & ~array.routed, step.final)
@@ -351,7 +352,7 @@ class MoELayer(wiring.Component):
             router.hold.eq(energy.hold),
             router.gate.lam.eq(saturate(layer.GATE_LAMBDA.as_signed() + energy.o.lam)),
             router.gate.cap.eq(Mux(layer.GATE_CAP < energy.o.cap, layer.GATE_CAP, energy.o.cap)),
-            scheduler.high.eq((layer.FLAGS & Flag.HIGH_NIBBLE).any() | energy.high),
+            scheduler.high.eq(high | energy.high),
             self.governed.eq(energy.o),
         ]
 

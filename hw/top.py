@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.energy.counters import Counters
 from hw.host.axil import SIGNALS, RegisterFile
-from hw.host.registers import COUNTERS, GOVERNOR_WIDTHS, LAYER_WIDTHS, REGISTERS, config_id
+from hw.host.registers import COUNTERS, GOVERNOR_WIDTHS, LAYER_WIDTHS, REGISTERS, config_id, present
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.layer import MoELayer
@@ -15,7 +15,7 @@ from hw.pe.lookup_array import ARRAY_DOMAIN
 from hw.router.gate import SIDE
 from sw_model.config import HardwareConfig
 from sw_model.image import Image
-from sw_model.packets import LAYER_KINDS
+from sw_model.packets import LAYER_KINDS, Kind, capacities
 
 __all__ = ["PORTS", "Top", "ports"]
 
@@ -86,7 +86,7 @@ class Top(wiring.Component):
             m.submodules.array_reset = ResetSynchronizer(domain.rst, domain=ARRAY_DOMAIN)
 
         reset = {} if self._image is None else {**self._image.registers, "CONTROL": 1}
-        m.submodules.registers = registers = RegisterFile(reset)
+        m.submodules.registers = registers = RegisterFile(reset, self._config.features)
         m.submodules.tokens = tokens = TokenInput()
         m.submodules.weights = weights = WeightLoader(self._config)
         m.submodules.core = core = MoELayer(self._config, self._image)
@@ -106,7 +106,10 @@ class Top(wiring.Component):
             self.m_axis_y_tvalid.eq(core.y.valid),
             core.y.ready.eq(self.m_axis_y_tready),
             core.enable.eq(registers.rw_CONTROL[0]),
-            *[core.layer[name].eq(getattr(registers, f"rw_{name}")) for name in LAYER_WIDTHS],
+            *[
+                core.layer[name].eq(getattr(registers, f"rw_{name}"))
+                for name in LAYER_WIDTHS.keys() & present(self._config.features)
+            ],
             tokens.hidden.eq(registers.rw_HIDDEN),
             core.side.eq(self.s_axis_x_tuser),
             core.load_tile.eq(weights.tile),
@@ -116,10 +119,10 @@ class Top(wiring.Component):
             core.load_word_en.eq(weights.words_en),
             core.load_scale_en.eq(weights.scales_en),
             core.load_context_en.eq(weights.contexts_en),
-            core.load_biases_en.eq(weights.biases_en),
-            core.load_costs_en.eq(weights.costs_en),
-            core.load_domains_en.eq(weights.domains_en),
-            core.load_resident_en.eq(weights.resident_en),
+            *[
+                getattr(core, f"load_{k.name.lower()}_en").eq(getattr(weights, f"{k.name.lower()}_en"))
+                for k in capacities(self._config).keys() - {Kind.WORDS, Kind.SCALES, Kind.CONTEXTS}
+            ],
             core.page_flush.eq(registers.pulse_flush_pages),
             core.page.eq(weights.page),
             core.page_locate.eq(weights.locate),
@@ -133,6 +136,19 @@ class Top(wiring.Component):
             self.m_axis_page_tlast.eq(1),
             core.page_request.ready.eq(self.m_axis_page_tready),
         ]
+        if self._config.governor:
+            self._govern(m, registers, core)
+        # Tokens enter only while the core is enabled.
+        m.d.comb += [
+            core.x.payload.eq(tokens.o.payload),
+            core.discard.eq(tokens.discard),
+            core.x.valid.eq(tokens.o.valid & core.enable),
+            tokens.o.ready.eq(core.x.ready & core.enable),
+        ]
+        self._count(m, registers, tokens, weights, core)
+        return m
+
+    def _govern(self, m: Module, registers: RegisterFile, core: MoELayer) -> None:
         governed = core.governed
         state = {f.name: f.lsb for f in REGISTERS["GOVERNOR_STATE"].fields}
         shown = {"lambda": governed.lam, "cap": governed.cap, "mode": governed.mode, "high": governed.high}
@@ -144,15 +160,6 @@ class Top(wiring.Component):
             registers.ro_GOVERNOR_ENERGY.eq(governed.energy),
             self.sparse_attention.eq(governed.mode),
         ]
-        # Tokens enter only while the core is enabled.
-        m.d.comb += [
-            core.x.payload.eq(tokens.o.payload),
-            core.discard.eq(tokens.discard),
-            core.x.valid.eq(tokens.o.valid & core.enable),
-            tokens.o.ready.eq(core.x.ready & core.enable),
-        ]
-        self._count(m, registers, tokens, weights, core)
-        return m
 
     def _count(
         self,
@@ -207,13 +214,15 @@ class Top(wiring.Component):
             registers.counter.eq(counters.value),
             registers.ro_STATUS.eq(Cat(core.busy, flags, counters.held)),
             registers.ro_CONFIG_HASH.eq(config_id(self._config)),
+            registers.ro_FEATURES.eq(int(self._config.features)),
         ]
         m.d.sync += flags.eq(Mux(clear, 0, flags) | Cat(tokens.length_error, weights.error))
         if self._image is not None:
             image = Signal(
                 32, init=self._image.id, reset_less=True
             )  # the weights outlive a reset, as it does
-            loaded = Cat(getattr(weights, f"{k.name.lower()}_en") for k in LAYER_KINDS)
+            kinds = [k for k in LAYER_KINDS if k in capacities(self._config)]
+            loaded = Cat(getattr(weights, f"{k.name.lower()}_en") for k in kinds)
             with m.If(loaded.any()):
                 m.d.sync += image.eq(0)
             m.d.comb += registers.ro_IMAGE.eq(image)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from amaranth.back import verilog
 from amaranth.lib.wiring import In
 
-from hw.host.registers import REGISTERS
+from hw.host.registers import present
 from hw.sharing import Sharing
 from hw.top import Top, ports
 from sw_model.config import HardwareConfig
@@ -78,6 +78,6 @@ def describe(config: HardwareConfig) -> dict:
                 "doc": r.doc,
                 "fields": [asdict(f) for f in r.fields],
             }
-            for r in REGISTERS.values()
+            for r in present(config.features).values()
         ],
     }

@@ -21,7 +21,7 @@ from sim.memory import PageMemory
 from sim.runner import LayerJob, build, run_layer
 from sim.verilator import Core, watchdog
 from sw_model import compiler, golden
-from sw_model.config import HardwareConfig
+from sw_model.config import Feature, HardwareConfig
 from sw_model.energy.counters import of_array, of_pages, of_work
 from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
@@ -105,8 +105,10 @@ class Engine(ABC):
 
         Raises
         ------
-        ExpertileError : the engine starts anew with every run (Icarus)
+        ExpertileError : the engine starts anew with every run (Icarus), or the design has no governor
         """
+        if governor is not None:
+            self.config.require(Feature.GOVERNOR, "a governor")
         self.governor = governor
 
     @property

@@ -268,7 +268,7 @@ def _registers(layer: QuantisedLayer, router_split: int) -> dict[str, int]:
         rule.top_groups,
         fixed_scale(rule.scale),
         int(sum(flag for flag, on in flags.items() if on)),
-        int(np.float32(layer.limit).view(np.uint32)),
+        int(np.float32(layer.limit).view(np.uint32)) if layer.activation is Activation.CLAMPED else 0,
         layer.down_base + ROW_EXP_BIAS,
         router_split,
         *_gate_registers(layer),

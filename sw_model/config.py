@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields
+from enum import IntFlag
 from importlib import resources
 from pathlib import Path
 
@@ -37,6 +38,17 @@ BODIES = {
     "lut": (INT8, INT4),
     "asic": tuple(EXPERT_FORMATS.values()),
 }
+
+
+class Feature(IntFlag):
+    """Blocks that a design may be made without: keys of a configuration, and bits of register FEATURES."""
+
+    GATE = 1
+    GOVERNOR = 2
+    CLAMP = 4
+
+
+NO_FEATURES, ALL_FEATURES = Feature(0), ~Feature(0)
 
 # Widths of registers and counters bound some maxima; the rest are bounded by addresses of 24 bits.
 _MOST = {
@@ -88,6 +100,9 @@ class HardwareConfig:
     act_bits : bits of an activation that a macro takes a cycle: 8, or with body "asic" 1, 2, 4 or 8
     array_clock : clock of the array over that of the core; above 1 only with body "lut", whose array then
         has a clock input of its own
+    gate : has the three-level gate; a layer with one needs it
+    governor : has the energy governor and its meter, which move the gate, so not without it
+    clamp : has the clamped activation of gpt_oss beside SwiGLU
     """
 
     name: str
@@ -111,6 +126,9 @@ class HardwareConfig:
     array_clock: int = 1
     columns: int = 1
     drain: int = 1
+    gate: bool = True
+    governor: bool = True
+    clamp: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -122,6 +140,10 @@ class HardwareConfig:
             if field.name == "body":
                 if value not in BODIES:
                     raise ValueError(f"body must be one of {', '.join(BODIES)}, not {value!r}")
+                continue
+            if field.type == "bool":
+                if type(value) is not bool:
+                    raise ValueError(f"{field.name} must be true or false, not {value!r}")
                 continue
             least, most = _LEAST.get(field.name, 1), _MOST.get(field.name, 1 << 24)
             if type(value) is not int or not least <= value <= most:
@@ -136,8 +158,6 @@ class HardwareConfig:
             raise ValueError(f'array_clock must be 1 with body "{self.body}", not {self.array_clock}')
         if self.body == "lut" and self.columns > 2:
             raise ValueError(f'columns must be 1 or 2 with body "lut", not {self.columns}')
-        if self.body == "lut" and self.page_slots:
-            raise ValueError(f'page_slots must be 0 with body "lut", not {self.page_slots}')
         if self.body == "lut" and self.tiles % (self.columns * self.drain):
             raise ValueError(
                 f"tiles must be a multiple of columns x drain ({self.columns * self.drain}), not {self.tiles}"
@@ -148,6 +168,8 @@ class HardwareConfig:
             )
         if self.drain & (self.drain - 1) or self.drain > self.tiles:
             raise ValueError(f"drain must be 1, 2 or 4, and at most the {self.tiles} tiles, not {self.drain}")
+        if self.governor and not self.gate:
+            raise ValueError("governor must be false without a gate")
         for name in ("max_hidden", "max_intermediate"):
             if getattr(self, name) % BLOCK:
                 raise ValueError(f"{name} must be a multiple of {BLOCK}, not {getattr(self, name)}")
@@ -176,6 +198,20 @@ class HardwareConfig:
     def split(self) -> int | None:
         """The split of all passes, see :mod:`sw_model.topology`; None: the array takes any."""
         return self.columns.bit_length() - 1 if self.body == "lut" else None
+
+    @property
+    def features(self) -> Feature:
+        """The blocks that it has, of those that a design may be made without."""
+        return Feature(sum(f for f in Feature if getattr(self, str(f.name).lower())))
+
+    def require(self, feature: Feature, who: str) -> None:
+        """Raise :class:`ExpertileError` unless it has ``feature``, which ``who`` needs."""
+        if feature not in self.features:
+            key = str(feature.name).lower()
+            raise ExpertileError(
+                f"config {self.name!r}: made without what {who} needs ({key} = false); use a configuration "
+                f"with {key} = true"
+            )
 
     @property
     def formats(self) -> tuple[WeightFormat, ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sw_model.combine import Combine
-from sw_model.config import HardwareConfig
+from sw_model.config import Feature, HardwareConfig
 from sw_model.energy.counts import work
 from sw_model.energy.governor import State
 from sw_model.energy.meter import Governor, Setting
@@ -42,7 +42,7 @@ from sw_model.formats import (
 )
 from sw_model.gate import FRACTION, Decisions, SideBand, admit, entropy, saturate
 from sw_model.moe import CLAMPED_ALPHA, Activation, RouterRule
-from sw_model.quantised import QuantisedExpert, QuantisedLayer
+from sw_model.quantised import QuantisedExpert, QuantisedLayer, check_features
 from sw_model.result import Result, stats
 from sw_model.tables import EXP2, EXP2_FRACTION, PROB_FRACTION, SIGMOID, SIGMOID_FRACTION
 
@@ -274,9 +274,12 @@ def run(
 
     Raises
     ------
-    ExpertileError : x of the wrong shape or dtype, or not finite
+    ExpertileError : x of the wrong shape or dtype, or not finite, or a block that ``config`` is made without
     """
     check_input(x, layer.hidden)
+    check_features(layer, config)
+    if governor is not None:
+        config.require(Feature.GOVERNOR, "a governor")
     tokens = len(x)
     numbers = unpack_float32(x)
     blocks = Scaled(

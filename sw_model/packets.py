@@ -40,14 +40,17 @@ HEADER = {"tile": 16, "kind": 3, "paged": 1, "expert": 12, "start": 32, "beats":
 def capacities(config: HardwareConfig) -> dict[Kind, int]:
     """Entries that the memory of every kind holds (words and scales: in every tile)."""
     row = 1 << max(1, (config.max_experts - 1).bit_length())
+    of_gate = {
+        Kind.COSTS: config.max_experts,
+        Kind.DOMAINS: config.max_domains * row,
+        Kind.RESIDENT: config.max_experts,
+    }
     return {
         Kind.WORDS: config.words,
         Kind.SCALES: config.scales,
         Kind.CONTEXTS: config.max_experts + 1,
         Kind.BIASES: config.max_experts,
-        Kind.COSTS: config.max_experts,
-        Kind.DOMAINS: config.max_domains * row,
-        Kind.RESIDENT: config.max_experts,
+        **(of_gate if config.gate else {}),
     }
 
 

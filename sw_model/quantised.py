@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sw_model.coded import CodedMatrix, quantise_coded
-from sw_model.config import HardwareConfig
+from sw_model.config import Feature, HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.formats import (
     BLOCK,
@@ -133,8 +133,17 @@ def check_fits(layer: MoELayer | QuantisedLayer, config: HardwareConfig) -> None
                 f"config {config.name!r}: {what} {value} is over its {key} of {getattr(config, key)}; "
                 f"use a configuration with {key} >= {value}"
             )
+    check_features(layer, config)
     if layer.hidden < 2:
         raise ExpertileError(f"hidden size {layer.hidden}: at least 2 is needed")
+
+
+def check_features(layer: MoELayer | QuantisedLayer, config: HardwareConfig) -> None:
+    """Raise :class:`ExpertileError` naming a block that ``layer`` needs and ``config`` is made without."""
+    if layer.activation is Activation.CLAMPED:
+        config.require(Feature.CLAMP, "the clamped activation")
+    if isinstance(layer, QuantisedLayer) and layer.gate is not None:
+        config.require(Feature.GATE, "a layer with a gate")
 
 
 def _padded(elements: int, biased: bool) -> int:
@@ -148,6 +157,7 @@ def _interleave(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def check_gate(gate: Gate, layer: MoELayer, config: HardwareConfig) -> None:
     """Raise :class:`ExpertileError` where ``gate`` does not belong to ``layer`` or exceeds ``config``."""
+    config.require(Feature.GATE, "a gate")
     domains = len(gate.domain_bias)
     shapes = {
         "domain_bias": (domains, layer.n_experts),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
+from designs import SMALL
 
 from hw.boards import flow, pll
 from hw.boards.board import pins
@@ -17,17 +18,6 @@ from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.serial_top import SerialTop
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
-
-SMALL = HardwareConfig(
-    name="small",
-    tiles=1,
-    words=1024,
-    scales=512,
-    max_hidden=32,
-    max_intermediate=32,
-    max_experts=2,
-    max_top_k=1,
-)
 
 #: Adders with every kind of carry in and out.
 ADDERS = """
@@ -104,7 +94,7 @@ def test_pll_out_of_reach():
         pll.dividers(25, 37.5, 70)
 
 
-def prove_equal(work: Path, original: dict, changed: dict) -> None:
+def prove_equal(work: Path, original: dict, changed: dict, models: str = "") -> None:
     """By Yosys's SAT solver: same outputs and next states for all inputs, whatever loose inputs read."""
     for loose in "01":
         gate = copy.deepcopy(changed)
@@ -116,7 +106,9 @@ def prove_equal(work: Path, original: dict, changed: dict) -> None:
                         del cell["connections"][port]
         pair = {name: m | {"attributes": {}} for name, m in (("gold", original), ("gate", gate))}
         (work / "pair.json").write_text(json.dumps({"modules": pair}))
+        (work / "models.v").write_text(models)
         commands = [
+            "read_verilog models.v",
             "read_verilog -nooverwrite +/lattice/cells_sim_ecp5.v",
             "read_json pair.json",
             "hierarchy",
@@ -202,10 +194,11 @@ def test_lookup_tiles_are_hard_blocks(tmp_path):
         f"{tile}{m.removeprefix('expertile_tile.')}": k for m, k in kinds.items() if "expertile_tile" in m
     }
     for c in range(config.columns):
-        assert where.pop(f"{tile}macro{c}.sram") <= BLOCK_RAM
+        for near in range(4):
+            assert where.pop(f"{tile}macro{c}.sram{near}") <= BLOCK_RAM
         for k in range(4):
             for g in range(8):
-                assert where.pop(f"{tile}macro{c}.table{k}_{g}") == {"TRELLIS_DPR16X4"}
+                assert where.pop(f"{tile}macro{c}.group{g}.table{k}") == {"TRELLIS_DPR16X4"}
     assert where.pop(f"{tile}scales") <= BLOCK_RAM
     assert where.pop(f"{tile}accs") == where.pop(f"{tile}rows") == {"TRELLIS_DPR16X4"}
     assert not where

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,6 +211,7 @@ def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     for a, b in zip(held["trace"][:20], free["trace"][:20], strict=True):  # up to rounding of the weights
         assert (a["nj"], a["experts"]) == (pytest.approx(b["nj"], rel=0.02), b["experts"])
     assert held["nj_after"] == pytest.approx(budget, rel=0.05)
+    assert held["kept"] and free["kept"]
     assert held["experts_after"] < free["experts_after"] and held["attention"]
     assert max(max(r["attention"], default=0) for r in held["trace"]) == 3 and row["attention"] == [0, 0]
     assert "nj_after" in capsys.readouterr().out
@@ -220,3 +222,23 @@ def test_a_budget_needs_a_gate_and_an_engine_that_has_it(common, gate, tmp_path,
     refused(capsys, tmp_path, run(*options), "--gate")
     refused(capsys, tmp_path, run(*options, "--gate", gate, "--engine", "reference"), "golden")
     refused(capsys, tmp_path, run(*options, "--gate", gate, "--technology", "3nm"), "'3nm'")
+    refused(capsys, tmp_path, run(*options, "--gate", gate, "--engine", "icarus"), "use verilator")
+    refused(capsys, tmp_path, run(*options, "--gate", gate, "--budget-from", 200), "give less")
+    refused(capsys, tmp_path, run(*options[:-1], "inf", "--gate", gate), "a positive number")
+
+
+def test_a_budget_that_no_token_can_do_with(common, gate, tmp_path, capsys):
+    """Refused before the first byte, with what is missing; what it asks for is then enough."""
+    options = ("generate", *common, "--prompt", "a", "--tokens", 70, "--gate", gate, "--format", "int8")
+
+    def budget(nj):
+        return run(*options, "--energy-budget", nj, "--json", tmp_path / "g.json")
+
+    code = budget(1)
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "") and "layer 0 may take 0.5 nJ" in said.err
+    least = float(re.search(r"at least ([0-9.]+) times", said.err)[1])
+    refused(capsys, tmp_path, budget(0.99 * least), "with no routed expert")
+    assert budget(least) == 0  # but for attention, which takes something too
+    report = json.loads((tmp_path / "g.json").read_text())["governor"]
+    assert not report["kept"] and report["nj_after"] > report["budget_nj"] == pytest.approx(least)

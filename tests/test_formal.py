@@ -13,6 +13,7 @@ from hw.host.bridge import Bridge
 from hw.host.tokens import TokenInput
 from hw.host.weights import WeightLoader
 from hw.pe.paging import LOCATION
+from hw.skid import Skid
 from sw_model.config import load_config
 
 RULES = Path(__file__).parent / "rules"
@@ -30,6 +31,7 @@ BLOCKS: dict[str, tuple[Any, tuple[str, ...], tuple[str, str]]] = {
         ("fsm_state", "left", "alone", "entry"),
         ("i__payload[128] != ", "1'h0 != "),
     ),
+    "skid": (lambda: Skid(33), ("behind",), ("= i__valid | ", "= i__valid & ")),
     "bridge": (
         lambda: Bridge(capacity=4, patience=4),
         ("fsm_state", "receiver.valid"),

@@ -140,7 +140,7 @@ def test_macro(loaded: bool) -> None:
                     ctx.set(dut.parity[g].x, sum((x & 1) << i for i, x in enumerate(group[:3])))
                     ctx.set(dut.parity[g].u, entry(group, 0) & 1)
                     ctx.set(dut.parity[g].even, 1 - sum(group) % 2)
-                ctx.set(dut.top, of[at(dut.TOP_AT)[0]][2] == 0)
+                ctx.set(dut.top, of[at(dut.TABLE_AT)[0]][2] == 0)
                 codes, fmt, n = of[at(dut.OFFSET_AT)[0]]
                 last = n == STEPS[fmt.name][1] - 1
                 ctx.set(dut.offset, -halves(pair[at(dut.OFFSET_AT)[1]]) if last else 0)

@@ -10,7 +10,11 @@ import pytest
 from random_layers import RULES, random_side, random_tokens
 from sim_layers import DOMAINS, Case, check, random_quantised
 from test_cli import run
+from test_sim_asic import CONFIGS as SERIAL
+from test_sim_lookup import CONFIGS as LOOKUP
+from test_sim_topology import COLUMNS
 
+from expertile.options import MODEL
 from sim.engines import Engine, open_engine
 from sw_model import golden
 from sw_model.config import HardwareConfig, load_config
@@ -66,6 +70,10 @@ def batch(engine: Engine, rng: np.random.Generator, n: int) -> None:
 @pytest.mark.parametrize("stalls", [0.0, 0.35])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> None:
+    every_decision(config, case, stalls)
+
+
+def every_decision(config: HardwareConfig, case: Case, stalls: float) -> None:
     """Budgets from far too small to more than is ever used; tokens in streams and one by one."""
     rng = np.random.default_rng(len(str(case)))
     layer = opened(case, config, seed=5)
@@ -83,6 +91,13 @@ def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> Non
         batch(engine, rng, 3)
     lam, cap, mode, high = (set(values) for values in zip(*seen, strict=True))
     assert lam == {False, True} and high == {0, 1} and mode == {0, 1, 2, 3} and {0, 255} <= cap
+
+
+@pytest.mark.parametrize(("case", "stalls"), [(CASES[0], 0.35), (CASES[1], 0.0)], ids=str)
+@pytest.mark.parametrize("design", [COLUMNS, *SERIAL, *LOOKUP], ids=lambda c: c.name)
+def test_every_body_and_column(design: HardwareConfig, case: Case, stalls: float) -> None:
+    """As on multipliers, with array cycles that are longer, or shorter than the core's."""
+    every_decision(design, case, stalls)
 
 
 def test_off_changes_nothing(config: HardwareConfig) -> None:
@@ -156,3 +171,18 @@ def test_generate_on_hardware(tiny_checkpoint: Any, tmp_path: Path) -> None:
     assert soft["text"] == hard["text"] and soft["governor"] == hard["governor"]
     assert hard["cycles"] > 0 and hard["governor"]["attention"]
     assert hard["governor"]["nj_after"] == pytest.approx(0.8 * free, rel=0.06)
+
+
+def test_the_shipped_model_on_hardware(tmp_path: Path) -> None:
+    """Its five layers, each simulated with its governor: token for token as in the golden model."""
+    common = ("--format", "int4", "--gate", MODEL / "gate.json", "--prompt", "The ", "--tokens", 16)
+    budget = ("--energy-budget", 95, "--budget-from", 4, "--json", tmp_path / "out.json")
+    reports = []
+    for engine in ("golden", "verilator"):
+        assert run("generate", *common, *budget, "--engine", engine) == 0
+        reports.append(json.loads((tmp_path / "out.json").read_text()))
+    soft, hard = reports
+    assert soft["text"] == hard["text"] and soft["governor"] == hard["governor"] and hard["cycles"] > 0
+    governed = hard["governor"]
+    assert governed["nj_after"] < 0.9 * governed["nj_before"]
+    assert governed["experts_after"] < governed["experts_before"] and len(governed["attention"]) == 3

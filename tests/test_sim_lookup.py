@@ -11,6 +11,7 @@ from sim_layers import Case, check, check_with_side, random_quantised, same_bits
 from hw.verilog import array_clock, generate
 from sim.build import build_verilator
 from sim.engines import open_engine
+from sim.memory import PageMemory
 from sim.verilator import Core
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
@@ -20,12 +21,13 @@ pytestmark = pytest.mark.sim
 
 ONE_CLOCK = HardwareConfig(
     name="lookup", tiles=3, words=4096, scales=2048, max_hidden=96, max_intermediate=96, max_experts=8,
-    max_top_k=3, body="lut",
+    max_top_k=3, body="lut", page_slots=5,
 )  # fmt: skip
 TWO_CLOCKS = replace(ONE_CLOCK, name="lookup_clock", tiles=4, array_clock=3, drain=2)
 TWO_COLUMNS = replace(ONE_CLOCK, name="lookup_columns", tiles=6, array_clock=2, columns=2, router_spread=1)
 CONFIGS = (ONE_CLOCK, TWO_CLOCKS, TWO_COLUMNS)
 
+PAGED = {"experts": 8, "top_k": 3, "shared": 64, "gated": True}
 SHAPES: list[dict[str, Any]] = [
     {},
     {"width": 64, "experts": 8, "shared": 64, "gated": True, "renormalise": False},
@@ -52,6 +54,20 @@ def test_every_rule_with_a_gate(rule: str, config: HardwareConfig) -> None:
     layer = random_quantised(case, config, seed=2)
     with open_engine("verilator", layer, config, stalls=0.2, seed=2) as engine:
         check_with_side(engine, random_tokens(np.random.default_rng(3), 12, case.hidden), 3)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+@pytest.mark.parametrize(("slots", "stalls"), [(3, 0.0), (4, 0.3), (5, 0.0)])
+def test_pages(slots: int, stalls: float, config: HardwareConfig) -> None:
+    """Experts that are loaded while others are computed, over the tiles' second port."""
+    layer = random_quantised(Case(fmt="mixed", shape=PAGED), config, seed=slots)
+    memory = PageMemory(latency=40 * slots, bandwidth=0.8)
+    with open_engine("verilator", layer, config, slots=slots, memory=memory, stalls=stalls, seed=3) as engine:
+        rng = np.random.default_rng(slots)
+        for n in (1, 60, 40):
+            counters = check(engine, random_tokens(rng, n, 64)).counters
+            assert counters["PAGE_MISSES"] > n / 20
+        assert counters["PAGE_HITS"] and engine.driver.read("STATUS") == 0
 
 
 def test_any_pace_gives_the_same_bits_and_counts() -> None:

@@ -4,21 +4,11 @@ import json
 import re
 
 import pytest
+from designs import SMALL
 
 from hw import verilog
 from hw.boards.flow import run_yosys
-from sw_model.config import HardwareConfig
 
-SMALL = HardwareConfig(
-    name="small",
-    tiles=1,
-    words=1024,
-    scales=512,
-    max_hidden=32,
-    max_intermediate=32,
-    max_experts=2,
-    max_top_k=1,
-)
 LANES, SCALE = 32, 2  # multipliers of a tile
 
 #: Synthesis, the stage by which memories and multipliers are mapped, and the cells that they become.

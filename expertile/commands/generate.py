@@ -56,10 +56,13 @@ def command(
     admission = None if gate is None else load(gate)
     budget = None
     if energy_budget is not None:
+        begin = tokens // 2 if budget_from is None else budget_from
+        if begin >= tokens:
+            raise ExpertileError(f"--budget-from {begin}: the text has {tokens} tokens; give less")
         tech, conditions, whole = named(technology), Conditions(shared=hardware.tiles), energy_budget
         budget = (
             lambda layers: estimate(tech, conditions, whole / layers),
-            tokens // 2 if budget_from is None else budget_from,
+            begin,
         )
     if port and engine is not EngineName.golden:
         raise ExpertileError(f"--port runs beside the golden engine: leave out --engine {engine.value}")

@@ -73,7 +73,7 @@ def command(
             share = estimate(
                 named(technology), Conditions(shared=hardware.tiles), energy_budget / len(layers)
             )
-            governors = {n: share.governor(layer) for n, layer in layers.items()}
+            governors = {n: share.governor(layer, f"layer {n}") for n, layer in layers.items()}
             unit = share.unit / 1000
         blocks, _ = run_text(model, layers, batch, admission.information, hardware, governors)
     names, experts = list(texts), next(iter(layers.values())).n_experts

@@ -18,8 +18,10 @@ from typing import Any
 from amaranth.back import verilog as amaranth_verilog
 
 from hw import verilog
+from hw.boards.block_registers import absorb_registers
 from hw.boards.board import Board
 from hw.boards.catalogue import BOARDS
+from hw.boards.floorplan import anchor_tiles, block_ram_sites
 from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.serial_top import SerialTop
 from sw_model.config import HardwareConfig
@@ -31,6 +33,7 @@ __all__ = [
     "TOP",
     "build",
     "find",
+    "improve",
     "run_tool",
     "run_yosys",
     "synthesise",
@@ -126,7 +129,7 @@ def build(
             cells = synthesise(work, SOURCES, TOP)
         _check_size(target, config, cells)
         with step("place_and_route", "placing (nextpnr)"):
-            _trim(work)
+            improve(work, target)
             _place_and_route(target, config, work, progress)
         with step("bitstream", "packing the bitstream"):
             run_tool(
@@ -211,11 +214,16 @@ def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> 
             )
 
 
-def _trim(work: Path) -> None:
+def improve(work: Path, board: Board) -> None:
+    """What Yosys leaves to be done with the netlist that :func:`synthesise` wrote: cheaper carry chains, the
+    registers of block RAMs and multipliers, places of the array's tiles; in its place."""
     path = work / f"{TOP}.json"
     netlist = json.loads(path.read_text())
-    absorb_operands(netlist["modules"][TOP])
-    trim_carries(netlist["modules"][TOP])
+    module = netlist["modules"][TOP]
+    absorb_operands(module)
+    trim_carries(module)
+    absorb_registers(module)
+    anchor_tiles(module, block_ram_sites(board.part))
     path.write_text(json.dumps(netlist))
 
 

@@ -12,11 +12,85 @@ __all__ = ["WORD_BITS", "LookupMacro", "add_carry"]
 
 WORD_BITS = BLOCK * NIBBLE
 _PLANES = NIBBLE
+#: Groups whose nibbles are in one memory: 32 bits, what a block RAM gives in a cycle.
+_NEAR = 2
 
 
 def add_carry(a: Value, b: Value, carry: Value) -> Value:
     """a + b + carry, signed, as one adder with a carry in."""
     return (Cat(1, a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
+
+
+def _register(m: Module, value: Value, name: str) -> Signal:
+    """``value``, a cycle later; no register of a macro has a reset to be reached by."""
+    q = Signal(value.shape(), name=name, reset_less=True)
+    m.d.sync += q.eq(value)
+    return q
+
+
+class LookupGroup(wiring.Component):
+    """Four weights' nibbles times four activations, by tables of the activations' signed sums.
+
+        sum + carry = sum_k 2^k * floor(s_k / 2)     s_k = +- (2 u[r_k] + odd), negative for k = 3 if top
+
+    for the planes k, whose nibbles {s3 < 0, r} follow each other in ``word``. Every plane has a copy of the
+    table, so that all are read at once; they are near each other, since they are written together.
+
+    Members
+    -------
+    word, bank, parity, top : at cycle t
+    sum, carry : t + ``LATENCY``
+    entry, table_bank, table_en, u : write an entry of the table (see :data:`~hw.cim.tables.TABLE_WRITE`)
+    """
+
+    LATENCY = 3
+    SUM_BITS = 13
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "word": In(NIBBLE * _PLANES),
+                "bank": In(1),
+                "parity": In(PARITY.elem_shape),
+                "top": In(1),
+                "entry": In(GROUP - 1),
+                "table_bank": In(1),
+                "table_en": In(1),
+                "u": In(ENTRY_BITS),
+                "sum": Out(signed(self.SUM_BITS)),
+                "carry": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        even, top = _register(m, self.parity.even, "even"), _register(m, self.top, "top_later")
+        leaves, carries = [], []
+        for k in range(_PLANES):
+            nibble = self.word[NIBBLE * k :][:NIBBLE]
+            signs, negative = nibble[: GROUP - 1], nibble[-1]
+            m.submodules[f"table{k}"] = table = Memory(shape=ENTRY_BITS, depth=16, init=[])
+            fill, entry = table.write_port(), table.read_port(domain="comb")
+            m.d.comb += [
+                fill.addr.eq(Cat(self.entry, self.table_bank)),
+                fill.data.eq(self.u),
+                fill.en.eq(self.table_en),
+                entry.addr.eq(Cat(signs, self.bank)),
+            ]
+            lowest = (signs & self.parity.x).xor() ^ self.parity.u
+            u = _register(m, Cat(lowest, entry.data), f"u{k}")
+            last = k == _PLANES - 1
+            turned = _register(m, negative ^ self.top if last else negative, f"turned{k}")
+            leaves.append((u ^ turned.replicate(len(u))).as_signed())
+            # Minus floor(s / 2), not floor(-s / 2), where top turns the sign.
+            carries.append(((turned ^ top) & even) ^ top if last else turned & even)
+        (s0, s1, s2, s3), (c0, c1, c2, c3) = leaves, carries
+        low = _register(m, Cat(s0[0], add_carry(s0[1:].as_signed(), s1, c1)), "low").as_signed()
+        high = _register(m, Cat(s2[0], add_carry(s2[1:].as_signed(), s3, c3)), "high").as_signed()
+        upper = add_carry(low[2:].as_signed(), high, _register(m, c2, "c2"))
+        whole = _register(m, Cat(low[:2], upper)[: self.SUM_BITS], "whole")
+        m.d.comb += [self.sum.eq(whole), self.carry.eq(_register(m, _register(m, c0, "c0"), "c0_later"))]
+        return m
 
 
 class LookupMacro(wiring.Component):
@@ -28,7 +102,8 @@ class LookupMacro(wiring.Component):
     is +- (2 u[r] + odd), see :class:`~hw.cim.tables.TableGenerator`; the sign is that of s3, r says which of
     s0 .. s2 differ from it. What the + 1 amounts to is the same for all words: over the planes of a whole
     weight their weights add up to -1, so the caller gives ``offset`` = -(sum of halves) with its last nibble.
-    A word holds, for plane k and group g, {s3 < 0, r} in the nibble 8 k + g.
+    A word holds, for plane k and group g, {s3 < 0, r} in the nibble 8 k + g; in the memories the planes of a
+    group are side by side, and what is added first is near (:class:`LookupGroup`).
 
     Parameters
     ----------
@@ -38,8 +113,7 @@ class LookupMacro(wiring.Component):
     Members
     -------
     addr : the word, at cycle t
-    bank, parity : t + ``TABLE_AT``; the tables are those written by then
-    top : t + ``TOP_AT``
+    bank, parity, top : t + ``TABLE_AT``; the tables are those written by then
     offset : t + ``OFFSET_AT``
     sum : t + ``LATENCY``
     table : writes to the tables
@@ -49,8 +123,7 @@ class LookupMacro(wiring.Component):
     """
 
     TABLE_AT = 2
-    TOP_AT = TABLE_AT + 4
-    OFFSET_AT = TOP_AT + 2
+    OFFSET_AT = TABLE_AT + LookupGroup.LATENCY + GROUPS.bit_length() - 1
     LATENCY = OFFSET_AT + 1
     SUM_BITS = 17
 
@@ -75,69 +148,51 @@ class LookupMacro(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.sram = sram = Memory(
-            shape=WORD_BITS, depth=self._words, init=self._init, attrs={"no_rw_check": 1}
-        )
-        write, read = sram.write_port(domain="load"), sram.read_port()
-        m.d.comb += [
-            write.addr.eq(self.write_addr),
-            write.data.eq(self.write_data),
-            write.en.eq(self.write_en),
-            read.addr.eq(self.addr),
-            read.en.eq(1),
-        ]
-
-        def register(value: Value, name: str) -> Signal:
-            q = Signal(value.shape(), name=name, reset_less=True)
-            m.d.sync += q.eq(value)
-            return q
-
-        word = register(read.data, "word")
-        # Carries stay what they are made of, a sign and a group's evenness, up to the adder that takes them.
-        even = [register(Cat(p.even for p in self.parity), "even0")]
-        for level in range(1, GROUPS.bit_length()):
-            even.append(register(even[-1], f"even{level}"))
-        sums = []
-        for k in range(_PLANES):
-            leaves, negative = [], []
-            for g in range(GROUPS):
-                nibble = word[NIBBLE * (GROUPS * k + g) :][:NIBBLE]
-                signs = nibble[: GROUP - 1]
-                m.submodules[f"table{k}_{g}"] = table = Memory(shape=ENTRY_BITS, depth=16, init=[])
-                fill, entry = table.write_port(), table.read_port(domain="comb")
+        leaves = []
+        for first in range(0, GROUPS, _NEAR):
+            groups = range(first, first + _NEAR)
+            # Where a bit of this memory is in a word.
+            at = [
+                NIBBLE * (GROUPS * k + g) + i for g in groups for k in range(_PLANES) for i in range(NIBBLE)
+            ]
+            m.submodules[f"sram{first // _NEAR}"] = sram = Memory(
+                shape=len(at),
+                depth=self._words,
+                init=[sum((word >> b & 1) << n for n, b in enumerate(at)) for word in self._init],
+                attrs={"no_rw_check": 1},
+            )
+            write, read = sram.write_port(domain="load"), sram.read_port()
+            m.d.comb += [
+                write.addr.eq(self.write_addr),
+                write.data.eq(Cat(self.write_data[b] for b in at)),
+                write.en.eq(self.write_en),
+                read.addr.eq(self.addr),
+                read.en.eq(1),
+            ]
+            word = _register(m, read.data, f"word{first // _NEAR}")
+            for n, g in enumerate(groups):
+                m.submodules[f"group{g}"] = group = LookupGroup()
                 m.d.comb += [
-                    fill.addr.eq(Cat(self.table.entry, self.table.bank)),
-                    fill.data.eq(self.table.u[g]),
-                    fill.en.eq(self.table.en),
-                    entry.addr.eq(Cat(signs, self.bank)),
+                    group.word.eq(word.word_select(n, len(group.word))),
+                    group.bank.eq(self.bank),
+                    Value.cast(group.parity).eq(Value.cast(self.parity[g])),
+                    group.top.eq(self.top),
+                    group.entry.eq(self.table.entry),
+                    group.table_bank.eq(self.table.bank),
+                    group.table_en.eq(self.table.en),
+                    group.u.eq(self.table.u[g]),
                 ]
-                lowest = (signs & self.parity[g].x).xor() ^ self.parity[g].u
-                u = register(Cat(lowest, entry.data), f"u{k}_{g}")
-                negative.append((register(nibble[-1], f"negative{k}_{g}"), g))
-                leaves.append((u ^ negative[-1][0].replicate(ENTRY_BITS + 1)).as_signed())
-            # The carry of a pair's first goes into its adder, that of its second into one further down.
-            for level in range(1, GROUPS.bit_length()):
-                pairs = range(0, len(leaves), 2)
-                first = [negative[i][0] & even[level - 1][negative[i][1]] for i in pairs]
-                leaves = [
-                    register(add_carry(leaves[i], leaves[i + 1], first[i // 2]), f"level{level}_{k}_{i}")
-                    for i in pairs
-                ]
-                negative = [
-                    (register(negative[i + 1][0], f"negative{level}_{k}_{i}"), negative[i + 1][1])
-                    for i in pairs
-                ]
-            sums.append((leaves[0], negative[0][0] & even[-1][negative[0][1]]))
+                leaves.append((group.sum, group.carry))
 
-        (s0, c0), (s1, c1), (s2, c2), (s3, c3) = sums
-        top = self.top
-        s3, c3 = (s3.as_unsigned() ^ top.replicate(len(s3))).as_signed(), c3 ^ top
-        low = register(Cat(s0[0], add_carry(s0[1:].as_signed(), s1, c1)), "low").as_signed()
-        high = register(Cat(s2[0], add_carry(s2[1:].as_signed(), s3, c3)), "high").as_signed()
-        c0, c2 = register(c0, "c0"), register(c2, "c2")
-        whole = register(
-            Cat(low[:2], add_carry(low[2:].as_signed(), high, c2)[: self.SUM_BITS - 3]), "whole"
-        ).as_signed()
-        total = add_carry(whole, self.offset, register(c0, "c0_later"))[: self.SUM_BITS]
-        m.d.comb += self.sum.eq(register(total, "total"))  # no register here has a reset to be reached by
+        # The carry of a pair's first goes into its adder, that of its second into one further down.
+        while len(leaves) > 1:
+            leaves = [
+                (
+                    _register(m, add_carry(a, b, of_a), f"sum{len(leaves)}_{n}"),
+                    _register(m, of_b, f"carry{len(leaves)}_{n}"),
+                )
+                for n, ((a, of_a), (b, of_b)) in enumerate(zip(leaves[::2], leaves[1::2], strict=True))
+            ]
+        whole, carry = leaves[0]
+        m.d.comb += self.sum.eq(_register(m, add_carry(whole, self.offset, carry)[: self.SUM_BITS], "total"))
         return m

@@ -5,7 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.energy.counters import COUNTER_BITS
-from hw.host.registers import COUNTERS, COUNTERS_AT, REGISTERS, Access
+from hw.host.registers import COUNTERS, COUNTERS_AT, REGISTERS, Access, present
+from sw_model.config import ALL_FEATURES, Feature
 
 __all__ = ["ADDRESS_BITS", "SIGNALS", "RegisterFile"]
 
@@ -44,11 +45,12 @@ class RegisterFile(wiring.Component):
     Parameters
     ----------
     reset : register name -> reset value, over that of the description (a baked image)
+    features : blocks that the design has; registers of others are left out
 
     Members
     -------
     the AXI4-Lite signals (:data:`SIGNALS`)
-    rw_NAME : value of a read-write register, without its pulse fields
+    rw_NAME : value of a read-write register, without its pulse fields and those of absent blocks
     ro_NAME : value of a read-only register
     pulse_FIELD : a pulse field was written with 1 (one cycle)
     counter_addr, counter_en, counter : the counter to read, by its place in
@@ -58,15 +60,17 @@ class RegisterFile(wiring.Component):
     of a counter one later.
     """
 
-    def __init__(self, reset: dict[str, int] | None = None) -> None:
+    def __init__(self, reset: dict[str, int] | None = None, features: Feature = ALL_FEATURES) -> None:
         self._reset = reset or {}
+        self._features = features
+        self._there = present(features)
         ports = {}
-        for r in REGISTERS.values():
+        for r in self._there.values():
             if r.access is Access.RW:
                 ports[f"rw_{r.name}"] = Out(r.width, init=self._reset.get(r.name, r.reset))
             elif not r.reset and r.name not in (*COUNTERS, "COUNTER_HIGH"):
                 ports[f"ro_{r.name}"] = In(r.width)
-            ports.update({f"pulse_{f.name}": Out(1) for f in r.fields if f.pulse})
+            ports.update({f"pulse_{f.name}": Out(1) for f in r.fields if f.pulse and f.feature in features})
         counter = {
             "counter_addr": Out(range(len(COUNTERS))),
             "counter_en": Out(1),
@@ -89,18 +93,19 @@ class RegisterFile(wiring.Component):
         with m.If(take):
             m.d.sync += [self.bvalid.eq(1), self.bresp.eq(SLVERR)]
             with m.Switch(self.awaddr[2:]):
-                for r in REGISTERS.values():
+                for r in self._there.values():
                     if r.access is not Access.RW:
                         continue
                     with m.Case(r.offset >> 2):
                         value = self.__dict__[f"rw_{r.name}"]
                         pulses = sum(1 << f.lsb for f in r.fields if f.pulse)
+                        kept = r.there(self._features) & ~pulses
                         m.d.sync += [
                             self.bresp.eq(OKAY),
-                            value.eq(((value & ~mask) | (self.wdata & mask)) & ~pulses),
+                            value.eq(((value & ~mask) | (self.wdata & mask)) & kept),
                         ]
                         for f in r.fields:
-                            if f.pulse:
+                            if f.pulse and f.feature in self._features:
                                 m.d.comb += self.__dict__[f"pulse_{f.name}"].eq(
                                     self.wdata[f.lsb] & mask[f.lsb]
                                 )
@@ -126,7 +131,7 @@ class RegisterFile(wiring.Component):
         with m.If(self.arvalid & self.arready & ~counting):
             m.d.sync += [self.rvalid.eq(1), self.rresp.eq(SLVERR), self.rdata.eq(0)]
             with m.Switch(self.araddr[2:]):
-                for r in REGISTERS.values():
+                for r in self._there.values():
                     if r.name in COUNTERS:
                         continue
                     with m.Case(r.offset >> 2):

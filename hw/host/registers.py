@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sw_model.compiler import Flag
-from sw_model.config import HardwareConfig
+from sw_model.config import NO_FEATURES, Feature, HardwareConfig
 from sw_model.energy.governor import BUDGET_BITS, LAMBDA_BITS, MODES
 from sw_model.energy.meter import WEIGHTS
 from sw_model.gate import MAX_TAU
@@ -25,6 +25,7 @@ __all__ = [
     "Register",
     "address",
     "config_id",
+    "present",
 ]
 
 
@@ -37,18 +38,20 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Field:
-    """Bits ``lsb`` .. ``lsb + width - 1``; ``pulse`` fields read as 0 and act for one cycle."""
+    """Bits ``lsb`` .. ``lsb + width - 1``; ``pulse`` fields read as 0 and act for one cycle. A design made
+    without ``feature`` has no such bits: they read as 0."""
 
     name: str
     lsb: int
     width: int
     doc: str
     pulse: bool = False
+    feature: Feature = NO_FEATURES
 
 
 @dataclass(frozen=True)
 class Register:
-    """One 32-bit register; ``width`` bits of it exist."""
+    """One 32-bit register; ``width`` bits of it exist. A design made without ``feature`` does not have it."""
 
     name: str
     offset: int
@@ -57,10 +60,16 @@ class Register:
     doc: str
     reset: int = 0
     fields: tuple[Field, ...] = ()
+    feature: Feature = NO_FEATURES
+
+    def there(self, features: Feature) -> int:
+        """The bits that a design with ``features`` has of it."""
+        absent = sum(((1 << f.width) - 1) << f.lsb for f in self.fields if f.feature not in features)
+        return ((1 << self.width) - 1) & ~absent
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_03_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_04_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -91,6 +100,7 @@ _IDENTITY = (
                 "Governor: nothing owed, nothing saved, mode 0; after a new budget, "
                 "while no token is in the core.",
                 pulse=True,
+                feature=Feature.GOVERNOR,
             ),
         ),
     ),
@@ -127,6 +137,22 @@ _IDENTITY = (
         32,
         "Names the weights that the design woke up with; 0: none, or others were loaded since.",
     ),
+    Register(
+        "FEATURES",
+        0x018,
+        Access.RO,
+        len(Feature),
+        "Blocks that the design has, of those that one may lack. A missing block's registers answer "
+        "as other addresses do, its bits read as 0.",
+        fields=tuple(
+            Field(str(f.name).lower(), f.bit_length() - 1, 1, doc)
+            for f, doc in (
+                (Feature.GATE, "The three-level gate."),
+                (Feature.GOVERNOR, "The energy governor."),
+                (Feature.CLAMP, "The clamped activation of gpt_oss."),
+            )
+        ),
+    ),
 )
 
 # name, width, doc
@@ -160,6 +186,9 @@ _LAYER = (
     ("PAGE_SCALE_BASE", 24, "First scale entry of page slot 0."),
 )
 
+#: Registers of the layer that belong to a block, by the first word of their names.
+_LAYER_FEATURES = {"GATE": Feature.GATE, "DOMAIN": Feature.GATE, "LIMIT": Feature.CLAMP}
+
 _FLAG_DOCS = {
     Flag.RENORMALISE: "Divide the chosen experts' weights by their sum.",
     Flag.SHARED: "The layer has a base (shared) expert.",
@@ -174,8 +203,14 @@ _FLAG_DOCS = {
     Flag.HIGH_NIBBLE: "Read the high nibble alone of experts' INT8 weights (not with body lut); looked at "
     "as a token's router pass is issued, so it may change while tokens are inside.",
 }
+_FLAG_FEATURES = {
+    Flag.CLAMPED: Feature.CLAMP,
+    Flag.GATE: Feature.GATE,
+    Flag.DENSITY_ROW: Feature.GATE,
+}
 _FLAG_FIELDS = tuple(
-    Field(flag.name.lower(), flag.bit_length() - 1, 1, doc) for flag, doc in _FLAG_DOCS.items()
+    Field(flag.name.lower(), flag.bit_length() - 1, 1, doc, feature=_FLAG_FEATURES.get(flag, NO_FEATURES))
+    for flag, doc in _FLAG_DOCS.items()
 )
 
 # name, doc
@@ -247,9 +282,19 @@ _GOVERNED = (
             Field("mode", 24, 2, "Level of sparse attention, as on the output."),
             Field("high", 28, 1, "Of INT8 weights the high nibble alone, from the token after next on."),
         ),
+        feature=Feature.GOVERNOR,
     ),
-    Register("GOVERNOR_CREDIT", 0x244, Access.RO, 32, "Units saved; owed where negative. Signed."),
-    Register("GOVERNOR_ENERGY", 0x248, Access.RO, 32, "Units that the last token took."),
+    Register(
+        "GOVERNOR_CREDIT",
+        0x244,
+        Access.RO,
+        32,
+        "Units saved; owed where negative. Signed.",
+        feature=Feature.GOVERNOR,
+    ),
+    Register(
+        "GOVERNOR_ENERGY", 0x248, Access.RO, 32, "Units that the last token took.", feature=Feature.GOVERNOR
+    ),
 )
 
 COUNTERS = tuple(name for name, _ in _COUNTED)
@@ -258,7 +303,15 @@ COUNTERS_AT = 0x100
 _ALL = (
     *_IDENTITY,
     *(
-        Register(name, 0x040 + 4 * i, Access.RW, width, doc, fields=_FLAG_FIELDS if name == "FLAGS" else ())
+        Register(
+            name,
+            0x040 + 4 * i,
+            Access.RW,
+            width,
+            doc,
+            fields=_FLAG_FIELDS if name == "FLAGS" else (),
+            feature=_LAYER_FEATURES.get(name.partition("_")[0], NO_FEATURES),
+        )
         for i, (name, width, doc) in enumerate(_LAYER)
     ),
     *(
@@ -272,11 +325,19 @@ _ALL = (
         16,
         "Bits 47 to 32 of the counter that was read last.",
     ),
-    *(Register(name, 0x200 + 4 * i, Access.RW, width, doc) for i, (name, width, doc) in enumerate(_GOVERNOR)),
+    *(
+        Register(name, 0x200 + 4 * i, Access.RW, width, doc, feature=Feature.GOVERNOR)
+        for i, (name, width, doc) in enumerate(_GOVERNOR)
+    ),
     *_GOVERNED,
 )
 
 REGISTERS: dict[str, Register] = {r.name: r for r in _ALL}
+
+
+def present(features: Feature) -> dict[str, Register]:
+    """The registers that a design with ``features`` has."""
+    return {name: r for name, r in REGISTERS.items() if r.feature in features}
 
 
 def address(name: str) -> int:

@@ -20,25 +20,28 @@ def numbers_layout(lanes: int) -> data.StructLayout:
 
 
 class Activate(wiring.Component):
-    """h = activation(gate, up), a :class:`~hw.pe.clamp.Clamp` and a :class:`~hw.pe.swiglu.SwiGlu` a lane.
+    """h = activation(gate, up): in each lane a :class:`~hw.pe.swiglu.SwiGlu`, and a
+    :class:`~hw.pe.clamp.Clamp` before it.
 
     Parameters
     ----------
     drain : rows that arrive at a time: 1 (gate, up, gate, up, ...) or an even number (pairs)
+    clamp : False: without the clamps
 
     Members
     -------
     i : stream of :func:`numbers_layout`, ``drain`` rows
     o : stream of :func:`numbers_layout`, ``lanes`` elements of h
-    clamped, limit : see :class:`~hw.pe.clamp.Clamp`; alpha : see :class:`~hw.pe.swiglu.SwiGlu`
+    clamped, limit : ``enable`` and ``limit`` of the clamps; alpha : see :class:`~hw.pe.swiglu.SwiGlu`
 
     Throughput: one beat a cycle.
     """
 
-    def __init__(self, drain: int) -> None:
+    def __init__(self, drain: int, *, clamp: bool = True) -> None:
         if drain != 1 and drain % 2:
             raise ValueError(f"drain must be 1 or even, not {drain}")
         self._drain = drain
+        self._clamp = clamp
         self.lanes = max(1, drain // 2)
         super().__init__(
             {
@@ -67,22 +70,24 @@ class Activate(wiring.Component):
         # The lanes go in step, so one of them speaks for all.
         user = Cat(beat.last, count)
         for p, (gate, up) in enumerate(pairs):
-            m.submodules[f"clamp{p}"] = clamp = Clamp(user=len(user))
             m.submodules[f"swiglu{p}"] = swiglu = SwiGlu(user=len(user))
-            wiring.connect(m, clamp.o, swiglu.i)
+            first = swiglu.i
+            if self._clamp:
+                m.submodules[f"clamp{p}"] = clamp = Clamp(user=len(user))
+                wiring.connect(m, clamp.o, swiglu.i)
+                m.d.comb += [clamp.enable.eq(self.clamped), clamp.limit.eq(self.limit)]
+                first = clamp.i
             m.d.comb += [
-                clamp.i.payload.gate.eq(gate),
-                clamp.i.payload.up.eq(up),
-                clamp.i.payload.user.eq(user),
-                clamp.i.valid.eq(whole),
-                clamp.enable.eq(self.clamped),
-                clamp.limit.eq(self.limit),
+                first.payload.gate.eq(gate),
+                first.payload.up.eq(up),
+                first.payload.user.eq(user),
+                first.valid.eq(whole),
                 swiglu.alpha.eq(self.alpha),
                 swiglu.o.ready.eq(self.o.ready),
                 self.o.payload.numbers[p].eq(swiglu.o.payload.number),
             ]
             if p == 0:
-                ready = clamp.i.ready if self._drain > 1 else clamp.i.ready | ~second
+                ready = first.ready if self._drain > 1 else first.ready | ~second
                 m.d.comb += [
                     self.i.ready.eq(ready),
                     self.o.valid.eq(swiglu.o.valid),

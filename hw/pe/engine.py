@@ -182,7 +182,7 @@ class Engine(wiring.Component):
             control.word.eq(word),
             control.bank.eq(later(bank, at.TABLE_AT - 1)),
             control.scale.eq(later(scale, at.SCALE_AT)),
-            control.top.eq(later(step == 0, at.TOP_AT)),
+            control.top.eq(later(step == 0, at.TABLE_AT)),
             control.slot.eq(later(index, at.SLOT_AT)),
             control.first.eq(later(now.first & (step == 0), at.SLOT_AT)),
             control.add.eq(later(valid, add_at)),

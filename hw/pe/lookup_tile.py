@@ -53,10 +53,10 @@ class LookupTile(wiring.Component):
 
     Members (times relative to the cycle t in which a word's address comes in)
     -------
-    i : controls (:func:`control_layout`). ``word``: t; ``bank``, ``parity``: t + ``TABLE_AT``; ``scale``: t +
-        ``SCALE_AT``; ``shift``: t + ``SHIFT_AT``; ``top``: t + ``TOP_AT``; ``offset``: t + ``OFFSET_AT``;
-        ``slot``, ``first``: t + ``SLOT_AT``; ``add`` (the word counts), ``finish`` (its row is whole) and
-        ``place`` (where to keep it): t + ``add_at``; ``table``: whenever
+    i : controls (:func:`control_layout`). ``word``: t; ``bank``, ``parity``, ``top``: t + ``TABLE_AT``;
+        ``scale``: t + ``SCALE_AT``; ``shift``: t + ``SHIFT_AT``; ``offset``: t + ``OFFSET_AT``; ``slot``,
+        ``first``: t + ``SLOT_AT``; ``add`` (the word counts), ``finish`` (its row is whole) and ``place``
+        (where to keep it): t + ``add_at``; ``table``: whenever
     o : the same, a cycle later, for the next tile
     i_fetch, o_fetch : which finished row to take along, and the same a cycle later for the next tile
     i_row, o_row : the row on its way; ``o_row`` comes with ``o_fetch``
@@ -69,7 +69,6 @@ class LookupTile(wiring.Component):
     TABLE_AT = LookupMacro.TABLE_AT
     SCALE_AT = LookupMacro.LATENCY - 5
     SHIFT_AT = SCALE_AT + 2
-    TOP_AT = LookupMacro.TOP_AT
     OFFSET_AT = LookupMacro.OFFSET_AT
     SLOT_AT = LookupMacro.LATENCY + 1
     APART = 4  # as many as two columns need

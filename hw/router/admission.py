@@ -14,7 +14,7 @@ from sw_model.config import HardwareConfig
 from sw_model.gate import Q_MIN
 from sw_model.tables import PROB_FRACTION, WEIGHT_BITS
 
-__all__ = ["Admission", "candidates_layout"]
+__all__ = ["Admission", "candidates_layout", "removed_layout"]
 
 
 def candidates_layout(config: HardwareConfig) -> data.StructLayout:
@@ -28,6 +28,11 @@ def candidates_layout(config: HardwareConfig) -> data.StructLayout:
             "weight": data.ArrayLayout(WEIGHT_BITS, k),
         }
     )
+
+
+def removed_layout(config: HardwareConfig) -> data.ArrayLayout:
+    """Candidates that each level removed: density, domain, cost, cap."""
+    return data.ArrayLayout(range(config.max_top_k + 1), 4)
 
 
 class Admission(wiring.Component):
@@ -67,7 +72,7 @@ class Admission(wiring.Component):
                 "lam": In(Q78),
                 "cap": In(8),
                 "o": Out(layout),
-                "removed": Out(data.ArrayLayout(range(self._k + 1), 4)),
+                "removed": Out(removed_layout(config)),
                 "done": Out(1),
             }
         )

@@ -15,7 +15,8 @@ SCORE_BITS = 33  # a 32-bit number, or a Q1.24 score plus a Q7.24 bias
 
 
 class Choice(wiring.Component):
-    """The k best scores within the chosen groups, best first, ties to the lowest expert.
+    """The k best scores within the chosen groups, best first, ties to the lowest expert. A design for one
+    group chooses among all.
 
     Members
     -------
@@ -50,7 +51,6 @@ class Choice(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        m.submodules.groups = groups = GroupFilter(config, SCORE_BITS)
         m.submodules.topk = topk = TopK(
             score_bits=SCORE_BITS, candidates=config.max_experts, k=config.max_top_k
         )
@@ -70,17 +70,24 @@ class Choice(wiring.Component):
             step.eq(self.valid | looking),
             next_share.eq(share + self.groups),
             wrap.eq(next_share >= self.experts),
-            groups.score.eq(self.score),
-            groups.valid.eq(self.valid),
-            groups.group_last.eq(wrap),
-            groups.top2.eq(self.top2),
-            groups.top_groups.eq(self.top_groups),
             write.addr.eq(self.expert),
             write.data.eq(self.score),
             write.en.eq(self.valid),
             read.addr.eq(index),
             self.best.eq(topk.best),
         ]
+        chosen, clear = Signal(config.max_groups, init=1), Signal()
+        if config.max_groups > 1:
+            m.submodules.groups = groups = GroupFilter(config, SCORE_BITS)
+            m.d.comb += [
+                groups.clear.eq(clear),
+                groups.score.eq(self.score),
+                groups.valid.eq(self.valid),
+                groups.group_last.eq(wrap),
+                groups.top2.eq(self.top2),
+                groups.top_groups.eq(self.top_groups),
+                chosen.eq(groups.chosen),
+            ]
         with m.If(step):
             m.d.sync += share.eq(Mux(wrap, next_share - self.experts, next_share))
         with m.FSM():
@@ -98,12 +105,12 @@ class Choice(wiring.Component):
                     looking.eq(1),
                     topk.score.eq(read.data),
                     topk.index.eq(index),
-                    topk.valid.eq(groups.chosen.bit_select(group, 1)),
+                    topk.valid.eq(chosen.bit_select(group, 1) if config.max_groups > 1 else 1),
                 ]
                 m.d.sync += [index.eq(index + 1), group.eq(group + wrap)]
                 with m.If(index == self.experts - 1):
                     m.next = "DONE"
             with m.State("DONE"):
-                m.d.comb += [self.done.eq(1), groups.clear.eq(1)]
+                m.d.comb += [self.done.eq(1), clear.eq(1)]
                 m.next = "COLLECT"
         return m

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.numerics.fixed import FIXED_BITS, ToFixed
 from hw.numerics.scaled import SCALED
-from hw.router.admission import Admission, candidates_layout
+from hw.router.admission import Admission, candidates_layout, removed_layout
 from hw.router.cost import Cost
 from hw.router.density import Density
 from hw.router.domain import Domain
@@ -64,7 +64,6 @@ class Gate(wiring.Component):
         self._config = config
         self._cost = Cost(config, None if image is None else image.costs.tolist())
         self._domain = Domain(config, None if image is None else image.domains.tolist())
-        self._admission = Admission(config)
         layout = candidates_layout(config)
         super().__init__(
             {
@@ -87,7 +86,7 @@ class Gate(wiring.Component):
                 "load_domains_en": In(1),
                 "load_resident_en": In(1),
                 "o": Out(layout),
-                "removed": Out(self._admission.signature.members["removed"].shape),
+                "removed": Out(removed_layout(config)),
                 "done": Out(1),
             }
         )
@@ -100,7 +99,7 @@ class Gate(wiring.Component):
         m.submodules.density = density = Density(config.max_top_k)
         m.submodules.domain = domain = self._domain
         m.submodules.cost = cost = self._cost
-        m.submodules.admission = admission = self._admission
+        m.submodules.admission = admission = Admission(config)
 
         row_value, h = Signal(Q78), Signal(Q78)
         with m.If(self.density_valid):

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from hw.numerics.fixed import FIXED_BITS, ToFixed
 from hw.numerics.scaled import SCALED, round_even
 from hw.numerics.sigmoid import Sigmoid
-from hw.router.admission import candidates_layout
+from hw.router.admission import candidates_layout, removed_layout
 from hw.router.choice import SCORE_BITS, Choice
 from hw.router.gate import GATE, SIDE, Gate
 from hw.router.weights import RoutingWeights
@@ -45,7 +45,7 @@ def route_layout(config: HardwareConfig) -> data.StructLayout:
 
 
 class Router(wiring.Component):
-    """The checkpoint's own rule over the first E rows, then the three-level gate.
+    """The checkpoint's own rule over the first E rows, then the three-level gate, if ``config`` has it.
 
     Behind the E rows stand, as far as the layer has them, the rows of the base expert's gate, of the semantic
     density and of the domains.
@@ -72,7 +72,7 @@ class Router(wiring.Component):
     def __init__(self, config: HardwareConfig, image: Image | None = None) -> None:
         self._config = config
         self._biases = [] if image is None else image.biases.view(np.int32).tolist()
-        self._gate = Gate(config, image)
+        self._gate = Gate(config, image) if config.gate else None
         rows = data.StructLayout({"number": SCALED, "last": 1})
         super().__init__(
             {
@@ -90,7 +90,7 @@ class Router(wiring.Component):
                 "hold": In(1),
                 "done": Out(1),
                 "ack": In(1),
-                "removed": Out(self._gate.signature.members["removed"].shape),
+                "removed": Out(removed_layout(config)),
                 "removed_valid": Out(1),
             }
         )
@@ -102,7 +102,6 @@ class Router(wiring.Component):
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.choice = choice = Choice(config)
         m.submodules.weights = weights = RoutingWeights(config, SCORE_BITS)
-        m.submodules.gate = gate = self._gate
         m.submodules.biases = biases = Memory(
             shape=signed(FIXED_BITS), depth=max(2, config.max_experts), init=self._biases
         )
@@ -149,11 +148,11 @@ class Router(wiring.Component):
         with m.If(now.valid & now.shared):
             m.d.sync += shared.eq(round_even(sigmoid.y, EXP2_FRACTION - PROB_FRACTION))
 
-        waiting, ready = Signal(), Signal()
+        waiting, ready, done = Signal(), Signal(), Signal()
         m.d.comb += ready.eq((weights.done | waiting) & ~self.hold)
         m.d.sync += waiting.eq((weights.done | waiting) & self.hold)
 
-        candidates = gate.i
+        candidates = Signal(candidates_layout(config))
         m.d.comb += [
             choice.score.eq(Mux(rule.sigmoid, sigmoid.y + bias.data, logit)),
             choice.expert.eq(now.index),
@@ -172,35 +171,44 @@ class Router(wiring.Component):
             weights.renormalise.eq(rule.renormalise),
             weights.sigmoid.eq(rule.sigmoid),
             weights.scale.eq(rule.scale),
-            weights.everyone.eq(self.gate.enable),
             weights.start.eq(choice.done),
             weights.restart.eq(self.ack),
             candidates.count.eq(rule.top_k),
             candidates.weight.eq(weights.weights),
             Cat(*candidates.expert).eq(Cat(*(e.index for e in choice.best))),
-            gate.gate.eq(self.gate),
-            gate.side.eq(self.side),
-            gate.number.eq(self.i.payload.number),
-            gate.density_valid.eq(tags[ToFixed.LATENCY - 1].valid & tags[ToFixed.LATENCY - 1].density),
-            gate.domain_score.eq(logit),
-            gate.domain_valid.eq(now.valid & now.domain),
-            gate.p.eq(weights.p),
-            gate.distance.eq(weights.distance),
-            gate.p_valid.eq(weights.p_valid),
-            gate.p_done.eq(weights.p_done & ~rule.sigmoid),
-            gate.start.eq(ready & self.gate.enable),
-            gate.clear.eq(self.ack),
-            gate.load_addr.eq(self.load_addr),
-            gate.load_data.eq(self.load_data),
-            gate.load_costs_en.eq(self.load_costs_en),
-            gate.load_domains_en.eq(self.load_domains_en),
-            gate.load_resident_en.eq(self.load_resident_en),
-            self.route.chosen.eq(Mux(self.gate.enable, gate.o, candidates)),
+            self.route.chosen.eq(candidates),
             self.route.shared.eq(Mux(rule.shared_gated, shared, 1 << PROB_FRACTION)),
-            self.removed.eq(gate.removed),
-            self.removed_valid.eq(gate.done),
+            done.eq(ready),
         ]
-        with m.If(Mux(self.gate.enable, gate.done, ready)):
+        if (gate := self._gate) is not None:
+            m.submodules.gate = gate
+            at_fixed = tags[ToFixed.LATENCY - 1]
+            m.d.comb += [
+                weights.everyone.eq(self.gate.enable),
+                gate.i.eq(candidates),
+                gate.gate.eq(self.gate),
+                gate.side.eq(self.side),
+                gate.number.eq(self.i.payload.number),
+                gate.density_valid.eq(at_fixed.valid & at_fixed.density),
+                gate.domain_score.eq(logit),
+                gate.domain_valid.eq(now.valid & now.domain),
+                gate.p.eq(weights.p),
+                gate.distance.eq(weights.distance),
+                gate.p_valid.eq(weights.p_valid),
+                gate.p_done.eq(weights.p_done & ~rule.sigmoid),
+                gate.start.eq(ready & self.gate.enable),
+                gate.clear.eq(self.ack),
+                gate.load_addr.eq(self.load_addr),
+                gate.load_data.eq(self.load_data),
+                gate.load_costs_en.eq(self.load_costs_en),
+                gate.load_domains_en.eq(self.load_domains_en),
+                gate.load_resident_en.eq(self.load_resident_en),
+                self.removed.eq(gate.removed),
+                self.removed_valid.eq(gate.done),
+            ]
+            with m.If(self.gate.enable):
+                m.d.comb += [self.route.chosen.eq(gate.o), done.eq(gate.done)]
+        with m.If(done):
             m.d.sync += self.done.eq(1)
         with m.Elif(self.ack):
             m.d.sync += self.done.eq(0)

@@ -1,8 +1,9 @@
 """The formulas behind ``docs/figures.md``: growth at equal products, silicon for weights, cost, carbon.
 
 References: memory density, Yun et al., IEEE Solid-State Circuits Letters 8, doi:10.1109/LSSC.2025.3532788;
-carbon intensity of electricity, Ember, Global Electricity Review 2024 (world, 2023); price of electricity, US
-Energy Information Administration, industrial sector, 2023.
+bandwidth of a GPU's memory, NVIDIA, H100 Tensor Core GPU data sheet (SXM5); carbon intensity of electricity,
+Ember, Global Electricity Review 2024 (world, 2023); price of electricity, US Energy Information
+Administration, industrial sector, 2023.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 __all__ = [
     "CARBON",
     "DENSITY",
+    "HBM",
     "MODELS",
     "PRICE",
     "RETICLE",
@@ -24,6 +26,7 @@ __all__ = [
 
 DENSITY = 5.67  # Mbit of memory in a mm2 of macros, 5 nm, the densest digital one that we found published
 RETICLE = 26 * 33  # mm2, the largest chip that is exposed at once
+HBM = {"NVIDIA H100 80GB HBM3": 3.35e12}  # bytes a second, by the name that a GPU gives itself
 PRICE = 0.0804  # US dollars a kWh
 CARBON = 480.0  # grams of CO2 equivalent a kWh
 JOULES = 3.6e6  # in a kWh

@@ -8,15 +8,17 @@ event each, rounded.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sw_model.energy.counts import Counts
+from sw_model.energy.counts import Counts, work
 from sw_model.energy.governor import registers
 from sw_model.energy.meter import WEIGHTS, Governor, weights_of
 from sw_model.energy.model import Conditions, energy, total
 from sw_model.energy.table import Technology
+from sw_model.errors import ExpertileError
 from sw_model.quantised import QuantisedLayer
 
 __all__ = ["EVENTS", "KEY_BITS", "Estimate", "estimate"]
@@ -45,13 +47,23 @@ class Estimate:
     bit: float
     budget: int
 
-    def governor(self, layer: QuantisedLayer) -> Governor:
+    def governor(self, layer: QuantisedLayer, name: str) -> Governor:
         """The governor of ``layer`` under this budget, from nothing owed.
 
         Raises
         ------
-        ExpertileError : the budget is out of range
+        ExpertileError : a token of the layer (``name``, for the message) takes more even with no routed
+            expert and by high nibbles, or what it takes does not fit the meter's registers
         """
+        nothing = np.zeros((1, layer.rule.top_k), dtype=np.int64)
+        least = self.of(work(layer, nothing, nothing != 0, np.ones(1, dtype=bool)))
+        if least > self.budget:
+            nj = self.unit / 1000
+            raise ExpertileError(
+                f"energy budget: {name} may take {self.budget * nj:.4g} nJ a token of it, and takes "
+                f"{least * nj:.4g} with no routed expert; give at least "
+                f"{math.ceil(100 * least / self.budget) / 100:g} times as much"
+            )
         return Governor(registers(self.budget), weights_of(layer, self.weights))
 
     def keys(self, bits: int) -> int:
@@ -65,7 +77,14 @@ class Estimate:
 
 def estimate(tech: Technology, conditions: Conditions, budget_nj: float) -> Estimate:
     """Weights for a budget of ``budget_nj`` a token: one unit is its 2**-23rd part, or as much more as it
-    takes for every event's weight to fit its register; the governor checks what a token or expert takes."""
+    takes for every event's weight to fit its register; the governor checks what a token or expert takes.
+
+    Raises
+    ------
+    ExpertileError : the budget is no positive number
+    """
+    if not (math.isfinite(budget_nj) and budget_nj > 0):
+        raise ExpertileError(f"energy budget {budget_nj:g} nJ: a positive number is needed")
     costs = {}
     for event in EVENTS:
         one = Counts(**{f.name: np.array(int(f.name == event)) for f in fields(Counts)})
