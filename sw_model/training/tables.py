@@ -256,8 +256,8 @@ def _energy(r: Records) -> list[str]:
         *table(["quality", *(f"`{m}`" for m in models)], equal),
         "The dense model of as many active parameters takes several times `base`'s energy to the same "
         "quality; the one of as many in all, about as much: training computes all experts. Neither came as "
-        f"far as `base`. A dense model that did is the teacher, with {larger:.1f} times the active parameters "
-        "and no teacher of its own, on less energy than `base`.",
+        f"far as `base`. A dense model that did is the teacher, with {larger:.1f} times the active "
+        "parameters and no teacher of its own, on less energy than `base`.",
         "",
     ]
 
