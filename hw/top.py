@@ -108,7 +108,8 @@ class Top(wiring.Component):
             core.enable.eq(registers.rw_CONTROL[0]),
             *[
                 core.layer[name].eq(getattr(registers, f"rw_{name}"))
-                for name in LAYER_WIDTHS.keys() & present(self._config.features)
+                for name in LAYER_WIDTHS
+                if name in present(self._config.features)
             ],
             tokens.hidden.eq(registers.rw_HIDDEN),
             core.side.eq(self.s_axis_x_tuser),
@@ -121,7 +122,8 @@ class Top(wiring.Component):
             core.load_context_en.eq(weights.contexts_en),
             *[
                 getattr(core, f"load_{k.name.lower()}_en").eq(getattr(weights, f"{k.name.lower()}_en"))
-                for k in capacities(self._config).keys() - {Kind.WORDS, Kind.SCALES, Kind.CONTEXTS}
+                for k in capacities(self._config)
+                if k not in (Kind.WORDS, Kind.SCALES, Kind.CONTEXTS)
             ],
             core.page_flush.eq(registers.pulse_flush_pages),
             core.page.eq(weights.page),
