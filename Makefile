@@ -9,6 +9,10 @@ PROMPT ?= The President of the United States
 TOKENS ?= 48
 CONFIG ?=
 PYTEST ?=
+JOBS   ?= $(shell nproc)
+
+# A file of tests at a time on each core: what its tests share is made once, and builds are in the cache of all.
+RUN_TESTS = $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo test test-all verilog registers fpga boards bench model lint clean
 
@@ -25,11 +29,11 @@ $(READY): pyproject.toml constraints.txt tools/system_packages.sh
 demo: $(READY)   ## text from the shipped model, its MoE layers on Verilated RTL
 	@$(BIN)/expertile demo --prompt "$(PROMPT)" --tokens $(TOKENS)
 
-test: $(READY)   ## everything but the slow tests
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(READY)   ## everything but the slow tests, JOBS files at a time (all cores, at most 4)
+	@$(RUN_TESTS) $(PYTEST)
 
 test-all: $(READY)  ## the slow tests too
-	@$(BIN)/python -m pytest -m "" $(PYTEST)
+	@$(RUN_TESTS) -m "" $(PYTEST)
 
 verilog: $(READY)  ## build/verilog/expertile.v and its description
 	@mkdir -p build/verilog

@@ -9,9 +9,9 @@ from sw_model.compiler import compile
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.image import Image
-from sw_model.quantised import quantise
+from sw_model.quantised import QuantisedLayer, quantise
 
-__all__ = ["baked"]
+__all__ = ["baked", "resident"]
 
 
 def baked(checkpoint: Path, layer: int | None, fmt: str, config: HardwareConfig) -> Image:
@@ -23,7 +23,17 @@ def baked(checkpoint: Path, layer: int | None, fmt: str, config: HardwareConfig)
     """
     source = Checkpoint.open(checkpoint)
     number = source.moe_layers[0] if layer is None else layer
-    image = compile(quantise(source.moe_layer(number), fmt, config), config)
+    return resident(quantise(source.moe_layer(number), fmt, config), number, config)
+
+
+def resident(layer: QuantisedLayer, number: int, config: HardwareConfig) -> Image:
+    """The image of ``layer``, MoE layer ``number``, for a device that works by itself.
+
+    Raises
+    ------
+    ExpertileError : not all of its experts fit on chip
+    """
+    image = compile(layer, config)
     if slots := image.registers["PAGE_SLOTS"]:
         raise ExpertileError(
             f"config {config.name!r}: only {slots} of the experts of layer {number} fit on chip, others come "

@@ -14,6 +14,7 @@ from migen import ClockSignal, Instance, ResetSignal
 
 from hw import verilog
 from hw.host.axil import ADDRESS_BITS, SIGNALS
+from hw.top import ports as members_of
 from sw_model.config import HardwareConfig
 
 __all__ = ["Expertile"]
@@ -30,9 +31,9 @@ class Expertile(LiteXModule):
 
     Attributes
     ----------
-    bus : AXI4-Lite registers; add it to a SoC's bus as a slave of 4096 bytes
-    x, w : stream endpoints in: tokens (data 32, user 16; last at a token's end) and weights (data 128)
-    y, page : stream endpoints out: results and requests for pages (data 32)
+    bus : AXI4-Lite registers; add it to a SoC's bus as a slave of :attr:`SPAN` bytes
+    x, w : stream endpoints in: tokens (data, user; last at a token's end) and weights (data)
+    y, page : stream endpoints out: results and requests for pages (data)
     """
 
     SPAN = 1 << ADDRESS_BITS
@@ -45,10 +46,12 @@ class Expertile(LiteXModule):
         platform.add_source(str(source))
 
         self.bus = bus = axi.AXILiteInterface(data_width=32, address_width=32)
-        self.x = stream.Endpoint([("data", 32), ("user", 16)])
-        self.w = stream.Endpoint([("data", 128)])
-        self.y = stream.Endpoint([("data", 32)])
-        self.page = stream.Endpoint([("data", 32)])
+        width = {name: member.shape for name, member in members_of(config).items()}
+        user = ("user", width["s_axis_x_tuser"])
+        self.x = stream.Endpoint([("data", width["s_axis_x_tdata"]), user])
+        self.w = stream.Endpoint([("data", width["s_axis_w_tdata"])])
+        self.y = stream.Endpoint([("data", width["m_axis_y_tdata"])])
+        self.page = stream.Endpoint([("data", width["m_axis_page_tdata"])])
 
         ports: dict[str, Any] = {"i_aclk": ClockSignal(), "i_aresetn": ~ResetSignal()}
         for name, member in SIGNALS.items():

@@ -15,7 +15,8 @@ from sw_model.moe import CLAMPED_ALPHA, Activation, Expert, MoELayer
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """y [T, H] float64; experts [T, k] by falling choice score; weights [T, k]; margin [T]: by how much the
-    last chosen expert beats the first one left out (inf if none is)."""
+    last chosen expert beats the first one left out, or the last chosen group the first one left out, where
+    that is less (inf if none is)."""
 
     y: np.ndarray
     experts: np.ndarray
@@ -65,11 +66,17 @@ def route(layer: MoELayer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
     choice = scores if layer.selection_bias is None else scores + layer.selection_bias.astype(np.float64)
+    margin = np.full(len(x), np.inf)
     if rule.groups > 1:
         grouped = choice.reshape(len(x), rule.groups, choice.shape[1] // rule.groups)
         ranked = -np.sort(-grouped, axis=2)
         group = ranked[..., 0] if rule.group_score == "max" else ranked[..., :2].sum(axis=2)
-        best = np.argsort(-group, axis=1, kind="stable")[:, : rule.top_groups]
+        by_score = np.argsort(-group, axis=1, kind="stable")
+        if rule.top_groups < rule.groups:
+            last, next_ = by_score[:, rule.top_groups - 1], by_score[:, rule.top_groups]
+            tokens = np.arange(len(x))
+            margin = group[tokens, last] - group[tokens, next_]
+        best = by_score[:, : rule.top_groups]
         kept = np.zeros_like(group, dtype=bool)
         np.put_along_axis(kept, best, True, axis=1)
         choice = np.where(kept[:, :, None], grouped, -np.inf).reshape(choice.shape)
@@ -80,7 +87,7 @@ def route(layer: MoELayer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
         weights = weights / weights.sum(axis=1, keepdims=True)
     ranked = np.take_along_axis(choice, order, axis=1)
     following = ranked[:, rule.top_k] if rule.top_k < layer.n_experts else np.full(len(x), -np.inf)
-    return experts, weights * rule.scale, ranked[:, rule.top_k - 1] - following
+    return experts, weights * rule.scale, np.minimum(margin, ranked[:, rule.top_k - 1] - following)
 
 
 def run(layer: MoELayer, x: np.ndarray) -> Result:

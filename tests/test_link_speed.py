@@ -1,9 +1,12 @@
 """Weights and tokens timed over every link."""
 
+import json
+
 import numpy as np
 import pytest
 from random_layers import random_tokens
 from sim_layers import Case, random_quantised
+from test_cli import run
 from test_standalone import BOARD, CONFIG, SHAPE
 
 from hw.boards.catalogue import BOARDS
@@ -52,3 +55,21 @@ def test_refusals(layer):
         measure(layer, board=BOARDS["orangecrab_85f_spi"])
     with pytest.raises(ExpertileError, match="one token or more"):
         measure(layer, tokens=0)
+
+
+def test_command(monkeypatch, tiny_checkpoint, tmp_path):
+    """What is measured is one layer, its image and random tokens; rows come out as a table and as JSON."""
+    seen = {}
+
+    def measured(board, config, layer, image, x, part):
+        seen.update(board=board.name, config=config, layer=layer, image=image, x=x, part=part)
+        yield dict.fromkeys(link_speed.COLUMNS, 2.0) | {"link": "AXI"}
+
+    monkeypatch.setattr(link_speed, "measure", measured)
+    options = ("--checkpoint", tiny_checkpoint, "--config", "tiny", "--layer", 1, "--tokens", 3, "--part", 2)
+    assert run("links", *options, "--json", tmp_path / "l.json") == 0
+    assert seen["image"].id == compiler.compile(seen["layer"], seen["config"]).id
+    assert seen["x"].shape == (3, 64) and seen["part"] == 2048
+    told = json.loads((tmp_path / "l.json").read_text())
+    assert (told["layer"], told["board"]) == (1, seen["board"])
+    assert told["links"] == [dict.fromkeys(link_speed.COLUMNS, 2.0) | {"link": "AXI"}]

@@ -54,6 +54,8 @@ def test_changes():
     assert change(recipe, "formats=").formats == ()
     assert {stage.gate for stage in change(recipe, "gate=none").stages} == {None}
     assert {stage.adversary for stage in change(recipe, "adversary=0").stages} == {0.0}
+    weights = [stage.adversary for stage in change(load_recipe("tiny"), "adversary=0.1").stages]
+    assert weights == [0.0, 0.1, 0.1]
     one = change(recipe, "stages=one").stages
     assert len(one) == 1
     want = [sum(s.share * s.weights[n] for s in recipe.stages) / 1370 for n in range(len(DOMAINS))]

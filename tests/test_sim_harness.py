@@ -1,6 +1,7 @@
 """The harness itself, on a small core with known faults: what it passes on, and what it must notice."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,13 +132,15 @@ def test_misuse(library: Path) -> None:
 
 def test_builders_at_once_share_one_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BUILD", tmp_path)
-    gate, results = threading.Barrier(2), []
+    gate, results, works = threading.Barrier(2), [], []
 
     def work(folder: Path) -> None:
-        gate.wait(10)  # both are in the middle of it
+        works.append(folder)
+        time.sleep(0.2)  # the other one has come by now
         (folder / "out").write_text("same")
 
     def builder() -> None:
+        gate.wait(10)
         results.append(build.cached("thing", "out", "building", work))
 
     threads = [threading.Thread(target=builder) for _ in range(2)]
@@ -145,15 +148,17 @@ def test_builders_at_once_share_one_result(tmp_path: Path, monkeypatch: pytest.M
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [tmp_path / "thing" / "out"] * 2
-    assert [p.name for p in tmp_path.iterdir()] == ["thing"]
+    assert results == [tmp_path / "thing" / "out"] * 2 and len(works) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"thing", ".locks"}
 
 
 def test_a_failed_build_leaves_its_log_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BUILD", tmp_path)
+    monkeypatch.setattr(build, "_runtime", lambda env: tmp_path)
     with pytest.raises(RuntimeError, match="verilator_bin failed"):
         build.build_verilator("module expertile_top(input a; endmodule")
-    assert all(p.name.endswith("-failed.log") for p in tmp_path.iterdir())
+    left = {p.name for p in tmp_path.iterdir()} - {".locks"}
+    assert len(left) == 1 and left.pop().endswith("-failed.log")
 
 
 def test_a_testbench_that_never_ran_is_no_success(tmp_path: Path) -> None:

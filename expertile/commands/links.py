@@ -30,7 +30,7 @@ def command(
     import numpy as np
     from rich.table import Table
 
-    from expertile.standalone import baked
+    from expertile.standalone import resident
     from hw.boards import flow
     from sim import link_speed
     from sw_model.checkpoint import Checkpoint
@@ -42,8 +42,8 @@ def command(
     hardware = load_config(config or target.preset)
     source = Checkpoint.open(checkpoint)
     number = source.moe_layers[0] if layer is None else layer
-    image = baked(checkpoint, number, format.value, hardware)
     quantised = quantise(source.moe_layer(number), format.value, hardware)
+    image = resident(quantised, number, hardware)
     x = np.random.default_rng(seed).standard_normal((tokens, quantised.hidden)).astype(np.float32)
     rows = []
     with console(stderr=True).status("building the board") as status:

@@ -6,13 +6,14 @@ import sys
 from textwrap import wrap
 from xml.etree import ElementTree as Xml
 
+from hw.host.axil import ADDRESS_BITS
 from hw.host.registers import ID_VALUE, REGISTERS, VERSION_VALUE, Access, Field, Register
 
 __all__ = ["c_header", "markdown", "svd", "version"]
 
 NAME = "EXPERTILE"
 SVD_SCHEMA = "1.3"
-SPAN = 0x1000  # bytes that the AXI4-Lite port decodes
+SPAN = 1 << ADDRESS_BITS  # bytes that the AXI4-Lite port decodes
 
 
 def version() -> str:

@@ -56,7 +56,7 @@ class Recipe:
     distil : weight of the teacher's distribution in the loss, 0 to 1; over 0 needs a teacher
     formats : weight formats after float32, each entered when the rule of `precision.py` allows it
     patience, tolerance : how often in a row the rule must allow it, and how large its left side may be
-    latest : share of the run at which the last format is entered whatever the rule says
+    latest : share of the run at which the last format is entered whatever the rule says; 1: never
     gated_rows : share of a batch that is gated in a stage with a gate
     settle_rows, settle_every : rows on which, and steps after which B and psi of the gate are set anew
     """
@@ -153,7 +153,7 @@ def _recipe(table: dict[str, Any]) -> Recipe:
 def change(recipe: Recipe, text: str) -> Recipe:
     """The recipe with one change, `FIELD=VALUE`; a tuple's values are separated by commas.
 
-    Fields of the stages are changed as `gate=none` or `adversary=0.1` (in every stage that has one), and
+    Fields of the stages are changed as `gate=none` or `adversary=0.1` (in every stage but the first), and
     `stages=one` melts them into one stage with the mean mix.
     """
     key, _, value = text.partition("=")
@@ -162,8 +162,8 @@ def change(recipe: Recipe, text: str) -> Recipe:
     if key == "gate" and value == "none":
         return replace(recipe, stages=tuple(replace(s, gate=None) for s in recipe.stages))
     if key == "adversary":
-        on = tuple(replace(s, adversary=float(value)) if s.adversary else s for s in recipe.stages)
-        return replace(recipe, stages=on)
+        on = tuple(replace(s, adversary=float(value)) for s in recipe.stages[1:])
+        return replace(recipe, stages=recipe.stages[:1] + on)
     old = getattr(recipe, key, None) if key in {f.name for f in fields(Recipe)} else None
     if isinstance(old, tuple) and key == "formats":
         return replace(recipe, formats=tuple(filter(None, value.split(","))))

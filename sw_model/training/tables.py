@@ -6,13 +6,13 @@ All that was measured is read from those files, which `record.py` and `routing.p
 what it showed, and are to be read again when the records change.
 """
 
-import json
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sw_model.training.density import Density, of_model, of_text
+from sw_model.training.filter_table import filter_table
+from sw_model.training.records import Records, percent, table
 from sw_model.training.sources import DOMAINS
 
 __all__ = ["page"]
@@ -21,32 +21,7 @@ _FOLDER = Path(__file__).parents[2] / "docs" / "training"
 _EQUAL = ("1000", "2000", "3000", "4000", "5000", "6000")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
-
-
-def _percent(value: float, base: float) -> str:
-    return f"{100 * (value / base - 1):+.1f} %"
-
-
-class _Records:
-    def __init__(self, folder: Path) -> None:
-        self.run = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
-        self.corpus = self.run.pop("corpus")
-        self.routing = self.run.pop("routing")
-
-    def mean(self, name: str, row: str = "model") -> float:
-        return self.run[name]["metrics"]["mean"][row]
-
-    def steps(self, name: str) -> str:
-        return f"{self.run[name]['training']['steps']:,}"
-
-    def at_step(self, name: str, step: str) -> float:
-        return float(next(r["valid"] for r in self.run[name]["log"] if r["step"] == step))
-
-
-def _quality(r: _Records) -> list[str]:
+def _quality(r: Records) -> list[str]:
     names = {
         "model": "float", "int8": "INT8", "int4": "INT4", "gated": "gated, 1.2 experts",
         "gated_int4": "gated, INT4", "first": "the better expert alone",
@@ -64,14 +39,15 @@ def _quality(r: _Records) -> list[str]:
                 rows.append(
                     [title if baseline else f"`{model}`, {title}", own, *rest, f"{r.mean(model, key):.4f}"]
                 )
-    return out + _table(["", *DOMAINS, "mean"], rows)
+    return out + table(["", *DOMAINS, "mean"], rows)
 
 
-def _distillation(r: _Records) -> list[str]:
+def _distillation(r: Records) -> list[str]:
     rows = []
     named = {
         "tiny_scratch": "from scratch", "tiny_logits": "teacher's distribution",
-        "tiny_adversary": "and adversary", "teacher": "native, ten times larger (the teacher)",
+        "tiny_adversary": "and adversary", "tiny_rule": "`tiny_rule`: distribution, gate, more steps",
+        "teacher": "native, ten times larger (the teacher)",
     }  # fmt: skip
     base = r.run["tiny_scratch"]["metrics"]
     error = base["error_rate"]["model"]["code"]
@@ -83,10 +59,10 @@ def _distillation(r: _Records) -> list[str]:
                 title,
                 f"{r.run[name]['training']['shape']['parameters']:,}",
                 f"{r.mean(name):.4f}",
-                _percent(r.mean(name), r.mean("tiny_scratch")),
+                percent(r.mean(name), r.mean("tiny_scratch")),
                 f"{m['bits_per_byte']['model']['code']:.4f}",
                 f"{100 * own:.2f} %",
-                _percent(own, error),
+                percent(own, error),
             ]
         )
     large = r.run["teacher"]["metrics"]["error_rate"]["model"]["code"]
@@ -94,21 +70,20 @@ def _distillation(r: _Records) -> list[str]:
     return [
         "## Distillation",
         "",
-        f"`tiny`'s shape, float, no gate, {r.steps('tiny_scratch')} steps of the same batches; the teacher "
-        "had "
-        f"{r.run['teacher']['training']['steps']:,}. Errors: next bytes of code that are not the likeliest "
-        "one.",
+        f"`tiny`'s shape, float, no gate, {r.steps('tiny_scratch')} steps of the same batches; `tiny_rule` "
+        f"had {r.steps('tiny_rule')}, the teacher {r.steps('teacher')}. Errors: next bytes of code that are "
+        "not the likeliest one.",
         "",
-        *_table(["", "parameters", "bits per byte", "", "code", "errors on code", ""], rows),
+        *table(["", "parameters", "bits per byte", "", "code", "errors on code", ""], rows),
         "Errors of the distilled student against the native model ten times larger: "
-        f"{_percent(best, large)}. The article claims -38 %, which does not hold here. Against the same "
-        f"model from scratch: {_percent(best, error)}. The adversary takes back a part of what distillation "
+        f"{percent(best, large)}. The article claims -38 %, which does not hold here. Against the same "
+        f"model from scratch: {percent(best, error)}. The adversary takes back a part of what distillation "
         "gains in bits.",
         "",
     ]
 
 
-def _stages(r: _Records) -> list[str]:
+def _stages(r: Records) -> list[str]:
     rows = []
     for name, title in (("tiny_scratch", "1000 : 300 : 70"), ("tiny_one_stage", "one stage, the mean mix")):
         m = r.run[name]["metrics"]["bits_per_byte"]["model"]
@@ -118,103 +93,93 @@ def _stages(r: _Records) -> list[str]:
         "",
         "Same model, steps and learning rate, from scratch, float.",
         "",
-        *_table(["", *DOMAINS, "mean"], rows),
+        *table(["", *DOMAINS, "mean"], rows),
     ]
 
 
-def _filter(r: _Records) -> list[str]:
-    rows = []
-    for name, title in (
-        ("filter_semantic", "by semantic entropy"),
-        ("filter_lot", "by lot"),
-        ("tiny_scratch", f"all text, {r.steps('tiny_scratch')} steps"),
-    ):
-        m, kept = r.run[name]["metrics"]["bits_per_byte"]["model"], r.run[name]["filter"]
-        size = sum(d["kept_bytes"] for d in kept["domains"].values()) if kept else r.corpus["train"]
-        rows.append([title, f"{size:,}", *(f"{m[d]:.4f}" for d in DOMAINS), f"{r.mean(name):.4f}"])
-    loses = r.mean("filter_semantic") > r.mean("filter_lot")
-    return [
-        "## Filter by semantic entropy",
-        "",
-        "`semantic_entropy.py` keeps a quarter of every domain's bytes; `tiny`'s shape from scratch on what "
-        f"is kept, {r.steps('filter_lot')} steps. The article keeps 1.9 % of 45 TB.",
-        "",
-        *_table(["text", "bytes kept", *DOMAINS, "mean"], rows),
-        (
-            "The filter loses to the lot: documents whose continuations are hard to foresee are not like the "
-            "held-out text, which is drawn like all text. Only on worked problems it wins. So the shipped "
-            "models are trained on everything."
-            if loses
-            else "The filter beats the lot."
-        ),
-        "",
-    ]
-
-
-def _precision(r: _Records) -> list[str]:
+def _precision(r: Records) -> list[str]:
     rows = []
     for name, title in (
         ("base", "`base`"),
         ("tiny", "`tiny`"),
+        ("tiny_rule", "`tiny_rule`: the recipe `tiny` as it is now"),
+        ("tiny_rule_fp8", "the same, INT4 never entered"),
+        ("dense_active", "`dense_active`"),
+        ("dense_total", "`dense_total`"),
         ("base_int4_early", "`base`'s shape, an earlier recipe: tolerance 0.25, no rate in the rule"),
+        ("tiny_scratch", "`tiny`'s shape, from scratch"),
+        ("tiny_logits", "the same, distilled"),
     ):
         run = r.run[name]
-        entered = {row["next"]: row for row in run["precision"] if row["entered"] == "True"}
-        total = run["training"]["steps"]
+        formats = run["training"]["recipe"]["formats"]
+        entered = {
+            row["next"]: row
+            for row in run["precision"]
+            if row["entered"] == "True" and row["next"] in formats
+        }
         at = [
             f"{f} {int(row['step']):,}" + ("" if row["ratio"] else " (latest)") for f, row in entered.items()
         ]
-        last = run["log"][-1]
-        rows.append(
-            [
-                title,
-                f"{total:,}",
-                "; ".join(at),
-                f"{float(last['valid']):.4f}",
-                f"{float(last['valid_rounded']):.4f}",
-                _percent(float(last["valid_rounded"]), float(last["valid"])),
-            ]
+        mean, last = run["metrics"]["mean"], run["log"][-1]
+        tested = "int4" in mean
+        pair = (
+            (mean["model"], mean["int4"]) if tested else (float(last["valid"]), float(last["valid_rounded"]))
         )
-    last = r.run["tiny_scratch"]["metrics"]["mean"]
-    rows.append(
-        ["`tiny`'s shape, from scratch, rounded afterwards", r.steps("tiny_scratch"), "never",
-         f"{last['model']:.4f} (test)", f"{last['int4']:.4f} (test)", _percent(last["int4"], last["model"])]
-    )  # fmt: skip
-    last = r.run["tiny_logits"]["metrics"]["mean"]
-    rows.append(
-        ["the same, distilled", r.steps("tiny_logits"), "never", f"{last['model']:.4f} (test)",
-         f"{last['int4']:.4f} (test)", _percent(last["int4"], last["model"])]
-    )  # fmt: skip
+        by = "" if tested else " (validation)"
+        rows.append(
+            [title, r.steps(name), "; ".join(at) or "never", f"{pair[0]:.4f}{by}", f"{pair[1]:.4f}{by}",
+             percent(pair[1], pair[0])]
+        )  # fmt: skip
+    trained, after = r.mean("tiny_rule", "int4"), r.mean("tiny_rule_fp8", "int4")
+    run = r.run["tiny_rule"]
+    first = next(row for row in run["precision"] if row["next"] == "int4" and row["entered"] == "True")
+    count = run["training"]["steps"] - int(first["step"])
     return [
         "## Precision that follows the training",
         "",
-        "The rule of `precision.py` enters FP8 and then INT4; at the latest the last format comes at a set "
-        "share of the run, as it did in `base` and `tiny`. Validation bits per byte of the averaged weights, "
-        "in float and rounded.",
+        'The rule of `precision.py` enters FP8 and then INT4; "latest": the rule had not, and INT4 came at '
+        "a set share of the run. Test bits per byte, in float and with weights rounded to INT4.",
         "",
-        *_table(["", "steps", "entered at step", "float", "INT4", "INT4 costs"], rows),
+        *table(["", "steps", "entered at step", "float", "INT4", "INT4 costs"], rows),
+        f"In `tiny_rule` the rule measured {first['ratio']} at {first['rate']} of the rate when INT4 was "
+        f"entered, {count} steps before the end. The same run from there on in FP8, rounded to INT4 "
+        f"afterwards, gives {after:.4f} where INT4 in training gives {trained:.4f} "
+        f"({percent(trained, after)}): it pays for what it costs in float, and little more.",
+        "",
     ]
 
 
-def _dense(r: _Records) -> list[str]:
+def _dense(r: Records) -> list[str]:
+    names = ("base", "dense_active", "dense_total")
+    quality = []
+    for name in names:
+        shape, bits = r.run[name]["training"]["shape"], r.run[name]["metrics"]["bits_per_byte"]["model"]
+        own, ours = r.mean(name), r.mean("base")
+        quality.append(
+            [f"`{name}`", f"{shape['active']:,} of {shape['parameters']:,}", r.steps(name),
+             *(f"{bits[d]:.4f}" for d in DOMAINS), f"{own:.4f}", "" if name == "base" else percent(ours, own)]
+        )  # fmt: skip
     rows = [
-        [f"{int(step):,}", f"{r.at_step('base', step):.4f}", f"{r.at_step('dense_active', step):.4f}",
-         _percent(r.at_step("base", step), r.at_step("dense_active", step))]
+        [f"{int(step):,}", *(f"{r.at_step(name, step):.4f}" for name in names),
+         *(percent(r.at_step("base", step), r.at_step(name, step)) for name in names[1:])]
         for step in _EQUAL
     ]  # fmt: skip
-    shape = r.run["dense_active"]["training"]["shape"]
     return [
-        "## Against a dense model of as many active parameters",
+        "## Against dense models",
         "",
-        f"`dense_active`: one expert that always runs, {shape['parameters']:,} parameters; same recipe, "
-        "teacher and batches, in the first stage, at the full learning rate. Validation bits per byte after "
-        "as many steps; the dense run ended in that stage.",
+        "`dense_active` has as many active parameters as `base`, `dense_total` as many in all: one expert "
+        "that always runs; same data, seed, rates, formats, and a teacher of the same recipe. `dense_active` "
+        "followed `base` step by step; `dense_total` was ended by the clock, its stages and cooldown "
+        "complete. All test text:",
         "",
-        *_table(["steps", "`base`", "`dense_active`", ""], rows),
+        *table(["", "active parameters", "steps", *DOMAINS, "mean", "`base` against it"], quality),
+        "Validation bits per byte after as many steps, at the full rate:",
+        "",
+        *table(["steps", *(f"`{n}`" for n in names), "`base` against the first", "the second"], rows),
     ]
 
 
-def _density(r: _Records) -> list[str]:
+def _density(r: Records) -> list[str]:
     def row(title: str, d: Density) -> list[str]:
         active = "" if d.active is None else f"{d.active:.3f}"
         return [title, f"{d.predicted:.4f}", active, f"{d.stored:.4f}"]
@@ -227,7 +192,12 @@ def _density(r: _Records) -> list[str]:
         "tiny_logits",
         "tiny_adversary",
         "tiny_one_stage",
+        "tiny_rule",
+        "tiny_rule_fp8",
+        "dense_active",
+        "dense_total",
         "teacher",
+        "teacher_again",
     ):
         shape, mean = r.run[name]["training"]["shape"], r.run[name]["metrics"]["mean"]
         rows.append(row(f"`{name}`", of_model(shape, mean["model"])))
@@ -242,13 +212,14 @@ def _density(r: _Records) -> list[str]:
         "active parameters, and per stored megabit (`density.py`). Both fall with size, so they compare like "
         "with like.",
         "",
-        *_table(["", "q", "q / M active", "q / Mbit stored"], rows),
+        *table(["", "q", "q / M active", "q / Mbit stored"], rows),
     ]
 
 
-def _energy(r: _Records) -> list[str]:
+def _energy(r: Records) -> list[str]:
     rows = []
-    for name in ("teacher", "base", "base_int4_early"):
+    alone = ("teacher", "teacher_again", "base", "dense_active", "dense_total", "base_int4_early")
+    for name in (*alone, "tiny_rule"):
         run = r.run[name]["training"]
         for stage in run["stages"]:
             rows.append(
@@ -262,23 +233,36 @@ def _energy(r: _Records) -> list[str]:
             )
         total = sum(stage["watt_hours"] for stage in run["stages"])
         rows.append([f"`{name}`", "all", f"{run['steps']:,}", run["seconds"], f"{total:.1f}"])
-    final = r.at_step("dense_active", _EQUAL[-1])
-    earlier = next(row for row in r.run["base"]["log"] if float(row["valid"]) <= final)
+    equal = []
+    models = ("base", "dense_active", "dense_total", "teacher")
+    active = [r.run[name]["training"]["shape"]["active"] for name in ("teacher", "base")]
+    larger = active[0] / active[1]
+    for name in ("dense_active", "dense_total", "base"):
+        bits = float(r.run[name]["log"][-1]["valid"])
+        spent = [r.energy_at(model, bits) for model in models]
+        equal.append(
+            [f"`{name}` at its end, {bits:.4f}", *("never" if wh is None else f"{wh:.1f}" for wh in spent)]
+        )
     return [
         "## Training energy",
         "",
         f"NVML's counter of the whole board, idle power included; {r.run['base']['training']['device']}. "
-        "Only runs that had a board to themselves.",
+        "All had a board to themselves but `tiny_rule`, which shared it with the filter's runs and its twin.",
         "",
-        *_table(["run", "stage", "steps", "seconds", "Wh"], rows),
-        f"`dense_active` took {int(_EQUAL[-1]):,} steps to {final:.4f} on validation text; `base` was past "
-        f"it by step {int(earlier['step']):,}, after {float(earlier['watt_hours']):.1f} Wh. What the dense "
-        "run drew cannot be told: it shared its board.",
+        *table(["run", "stage", "steps", "seconds", "Wh"], rows),
+        "At equal quality: watt-hours after which a run's validation bits per byte were first so few, on "
+        "the line between two validations. Those of a distilled run come on top of its teacher's.",
+        "",
+        *table(["quality", *(f"`{m}`" for m in models)], equal),
+        "The dense model of as many active parameters takes several times `base`'s energy to the same "
+        "quality; the one of as many in all, about as much: training computes all experts. Neither came as "
+        f"far as `base`. A dense model that did is the teacher, with {larger:.1f} times the active "
+        "parameters and no teacher of its own, on less energy than `base`.",
         "",
     ]
 
 
-def _routing(r: _Records) -> list[str]:
+def _routing(r: Records) -> list[str]:
     routing = r.routing
     layers = sorted({key.split(".")[0] for key in routing["without"]})
     rows = []
@@ -303,15 +287,15 @@ def _routing(r: _Records) -> list[str]:
         f"a token: {bits} bits, of log2 5 = 2.32 that a domain is worth. Bits per byte that taking one "
         f"expert away costs ({routing['bytes']:,} bytes of test text a domain):",
         "",
-        *_table(["layer", "expert", *DOMAINS], rows),
+        *table(["layer", "expert", *DOMAINS], rows),
         "Text from elsewhere (this project's own pages and code): the domain whose choices of experts it "
         "resembles most, by Kullback-Leibler divergence in bits, added over the layers.",
         "",
-        *_table(["text", "bits per byte", "nearest", *DOMAINS], elsewhere),
+        *table(["text", "bits per byte", "nearest", *DOMAINS], elsewhere),
     ]
 
 
-def _problems(r: _Records) -> list[str]:
+def _problems(r: Records) -> list[str]:
     kinds = sorted(r.run["base"]["metrics"]["exact_match"])
     rows = [
         [f"`{name}`", *(f"{100 * r.run[name]['metrics']['exact_match'][k]:.0f} %" for k in kinds)]
@@ -322,13 +306,13 @@ def _problems(r: _Records) -> list[str]:
         "",
         "Right answers to 300 questions of the test split (`measure --questions 300`).",
         "",
-        *_table(["", *kinds], rows),
+        *table(["", *kinds], rows),
     ]
 
 
 def page(folder: Path = _FOLDER) -> str:
     """The whole page."""
-    r = _Records(folder)
+    r = Records(folder)
     parts = [
         "# What training showed",
         "",
@@ -337,7 +321,8 @@ def page(folder: Path = _FOLDER) -> str:
         "",
     ]
     sections = (
-        _quality, _distillation, _stages, _filter, _precision, _dense, _density, _energy, _routing, _problems,
+        _quality, _distillation, _stages, filter_table, _precision, _dense, _density, _energy, _routing,
+        _problems,
     )  # fmt: skip
     for section in sections:
         parts += section(r)
