@@ -11,8 +11,9 @@ CONFIG ?=
 PYTEST ?=
 JOBS   ?= $(shell nproc)
 
-# A file of tests at a time on each core: what its tests share is made once, and builds are in the cache of all.
-RUN_TESTS = $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile
+# A file of tests at a time on each core, cheapest first: what its tests share is made once, and builds are in the
+# cache of all.
+RUN_TESTS = $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-all verilog registers fpga boards bench model lint clean
 

@@ -15,7 +15,7 @@ from expertile.engines import ModelEngine
 from expertile.options import EngineName, FormatName
 from expertile.output import console
 from sw_model.checkpoint import Checkpoint
-from sw_model.config import HardwareConfig
+from sw_model.config import Feature, HardwareConfig
 from sw_model.decoder import Decoder, generate
 from sw_model.energy.counts import Counts
 from sw_model.energy.estimate import KEY_BITS, Estimate
@@ -166,6 +166,8 @@ def model_on(
         )
     if budget is not None and engine is EngineName.icarus:
         raise ExpertileError("engine 'icarus' starts anew with every token: no energy budget; use verilator")
+    if budget is not None:
+        config.require(Feature.GOVERNOR, "an energy budget")
     checkpoint = Checkpoint.open(folder)
     if checkpoint.shape.vocabulary != 256:
         raise ExpertileError(

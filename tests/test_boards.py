@@ -217,6 +217,19 @@ def test_preset_of_the_large_array(tmp_path):
     assert 2 * config.tiles + sum(PRODUCTS.values()) <= cells["MULT18X18D"] < 2 * config.tiles + 60
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_preset_of_the_small_device(tmp_path):
+    """Products and memories are in the few hard blocks that it has."""
+    config, board = load_config("ecp5_25f"), BOARDS["ulx3s_25f"]
+    flow.write_verilog(board, config, None, tmp_path)
+    cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP)
+    room = board.capacity
+    assert 2 * config.tiles + 10 <= cells["MULT18X18D"] <= room["dsp"]
+    assert 9 * config.tiles <= cells["DP16KD"] <= room["bram"]
+    assert cells["TRELLIS_FF"] <= room["ff"]
+
+
 #: Sums of what fits into an adder's tables, of what does not, and of LUTs that something else reads too.
 OPERANDS = """
 module operands(input clk, input [7:0] a, b, c, input x, y, z, w, output reg [8:0] signs, far, both, odd,

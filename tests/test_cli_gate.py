@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_cli import refused, run
 
+from expertile.options import ROOT
 from sw_model import golden
 from sw_model.checkpoint import Checkpoint
 from sw_model.config import load_config
@@ -217,7 +218,7 @@ def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     assert "nj_after" in capsys.readouterr().out
 
 
-def test_a_budget_needs_a_gate_and_an_engine_that_has_it(common, gate, tmp_path, capsys):
+def test_a_budget_needs_a_gate_and_an_engine_that_has_it(common, gate, tmp_path, tmp_path_factory, capsys):
     options = ("generate", *common, "--prompt", "a", "--energy-budget", 5)
     refused(capsys, tmp_path, run(*options), "--gate")
     refused(capsys, tmp_path, run(*options, "--gate", gate, "--engine", "reference"), "golden")
@@ -225,6 +226,11 @@ def test_a_budget_needs_a_gate_and_an_engine_that_has_it(common, gate, tmp_path,
     refused(capsys, tmp_path, run(*options, "--gate", gate, "--engine", "icarus"), "use verilator")
     refused(capsys, tmp_path, run(*options, "--gate", gate, "--budget-from", 200), "give less")
     refused(capsys, tmp_path, run(*options[:-1], "inf", "--gate", gate), "a positive number")
+    text = (ROOT / "sw_model" / "presets" / "tiny.toml").read_text()
+    without = tmp_path_factory.mktemp("config") / "none.toml"
+    without.write_text(text + "governor = false\n")
+    code = run(*options, "--gate", gate, "--config", without)
+    refused(capsys, tmp_path, code, "governor = true")
 
 
 def test_a_budget_that_no_token_can_do_with(common, gate, tmp_path, capsys):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from amaranth.build import Attrs, Pins, Resource
 from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
-from amaranth_boards.icepi_zero import IcepiZero1_3Platform
-from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_25FPlatform, OrangeCrabR0_2_85FPlatform
+from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_85FPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -86,23 +85,6 @@ def _orangecrab(platform: type, preset: str, *, spi: bool = False) -> Board:
     )
 
 
-def _icepi_zero(platform: type, preset: str) -> Board:
-    return _board(
-        "icepi_zero",
-        "Icepi Zero",
-        platform,
-        preset,
-        clock_mhz=37.5,
-        wanted={
-            "clk": ("clk50", 0, None),
-            "button_reset": ("button", 0, None),
-            "uart_rx": ("uart", 0, "rx"),
-            "uart_tx": ("uart", 0, "tx"),
-            **{f"led[{i}]": ("led", i, None) for i in range(5)},
-        },
-    )
-
-
 def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: float, wanted: dict) -> Board:
     oscillator = next(r for r in platform.resources if r.name == platform.default_clk)
     return Board(
@@ -126,11 +108,9 @@ BOARDS: dict[str, Board] = {
         _ulx3s(ULX3S_25F_Platform, "ecp5_25f"),
         _ulx3s(ULX3S_45F_Platform, "ecp5_45f"),
         _ulx3s(ULX3S_85F_Platform, "ulx3s_85f"),
-        _orangecrab(OrangeCrabR0_2_25FPlatform, "ecp5_25f"),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f"),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f", spi=True),
         _ecpix5(ECPIX545Platform, "ecp5_45f"),
         _ecpix5(ECPIX585Platform, "ulx3s_85f"),
-        _icepi_zero(IcepiZero1_3Platform, "ecp5_25f"),
     )
 }
