@@ -16,11 +16,11 @@ from hw.boards.floorplan import anchor_tiles, block_ram_sites
 #: What a block has a register for, and what it must leave: registers that are read elsewhere or reset.
 REGISTERS = """
 module registers(input clk, other, reset, input [8:0] at, input signed [11:0] a, b, c,
-                 output reg signed [23:0] all, half, output [23:0] bare, output reg [35:0] word, kept,
+                 output reg signed [23:0] all, half, output [23:0] bare, output reg [35:0] word, kept, turned,
                  output reg signed [11:0] seen);
   reg signed [11:0] a_in, b_in, d;
-  reg [35:0] read, read_too;
-  (* no_rw_check *) reg [35:0] memory [511:0], cleared [511:0];
+  reg [35:0] read, read_too, zero;
+  (* no_rw_check *) reg [35:0] memory [511:0], cleared [511:0], reset_there [511:0];
   assign bare = b * c;
   always @(posedge clk) begin
     a_in <= a; b_in <= b; all <= a_in * b_in;
@@ -28,8 +28,12 @@ module registers(input clk, other, reset, input [8:0] at, input signed [11:0] a,
     read <= memory[at]; word <= read;
     read_too <= cleared[at];
     if (reset) kept <= 0; else kept <= read_too;
+    if (reset) zero <= 0; else zero <= reset_there[at];
+    turned <= zero;
   end
-  always @(posedge other) begin memory[b[8:0]] <= {a, b, c}; cleared[b[8:0]] <= {c, b, a}; end
+  always @(posedge other) begin
+    memory[b[8:0]] <= {a, b, c}; cleared[b[8:0]] <= {c, b, a}; reset_there[b[8:0]] <= {b, c, a};
+  end
 endmodule
 """
 MODES = ("REGMODE_A", "REGMODE_B", "REG_INPUTA_CLK", "REG_INPUTB_CLK", "REG_OUTPUT_CLK")
@@ -47,7 +51,9 @@ module DP16KD(input {bus("DIA")}, {bus("DIB")}, {bus("ADA", 14)}, {bus("ADB", 14
   parameter REGMODE_A = "NOREG", REGMODE_B = "NOREG";
   wire [13:0] address = {{{bus("ADB", 14)}}};
   reg [35:0] word, later;
-  always @(posedge CLKB) begin word <= {{4{{address[13:5]}}}}; later <= word; end
+  always @(posedge CLKB) begin
+    word <= RSTB ? 36'b0 : {{4{{address[13:5]}}}}; later <= word;
+  end
   assign {{{bus("DOA")}}} = REGMODE_A == "OUTREG" ? OCEA ? later[35:18] : 18'b0 : word[35:18];
   assign {{{bus("DOB")}}} = REGMODE_B == "OUTREG" ? OCEB ? later[17:0] : 18'b0 : word[17:0];
 endmodule
@@ -92,7 +98,7 @@ def test_registers_move_into_blocks(tmp_path: Path) -> None:
     assert gone == count[0] - count[1] == 12 + 12 + 24 + 24 + 36
     modes = [tuple(cell["parameters"].get(mode) for mode in MODES) for cell in changed["cells"].values()]
     assert modes.count(("OUTREG", "OUTREG", None, None, None)) == 1
-    assert modes.count(("NOREG", "NOREG", None, None, None)) == 1
+    assert modes.count(("NOREG", "NOREG", None, None, None)) == 2
     assert modes.count((None, None, "CLK0", "CLK0", "CLK0")) == 1
     assert modes.count((None, None, None, None, "CLK0")) == 1
     prove_equal(tmp_path, provable(original), provable(changed), BLOCKS)

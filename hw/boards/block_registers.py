@@ -61,10 +61,12 @@ class _Netlist:
         return self.gone
 
     def _block_ram(self, name: str) -> None:
-        """With a port that writes 36 bits and one that reads as many, in the latter's clock."""
+        """With a port that writes 36 bits and one that reads as many, never reset, in the latter's clock."""
         cell = self.cells[name]
         parameters, wires = cell["parameters"], cell["connections"]
         if int(parameters["DATA_WIDTH_A"], 2) != 2 * _WIDTH or wires["WEB"] != ["0"]:
+            return
+        if wires["RSTA"] != ["0"] or wires["RSTB"] != ["0"]:
             return
         if self._outputs(name, [f"DO{port}{n}" for port in "AB" for n in range(_WIDTH)], wires["CLKB"][0]):
             parameters.update(REGMODE_A="OUTREG", REGMODE_B="OUTREG")
