@@ -135,9 +135,7 @@ def build(
             improve(work, target)
             _place_and_route(target, config, work, progress)
         with step("bitstream", "packing the bitstream"):
-            run_tool(
-                "ecppack", work, [f"{TOP}.config", f"{board}.bit", "--compress"], config, lambda _: None
-            )
+            run_tool("ecppack", work, [f"{TOP}.config", f"{board}.bit", "--compress"], config, lambda _: None)
         report = _report(target, config, json.loads((work / "nextpnr.json").read_text()), seconds)
         (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         for name in (f"{TOP}.json", f"{TOP}.config", "nextpnr.json"):
@@ -257,8 +255,8 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
 
 
 def command(tool: str) -> list[str]:
-    """How ``tool`` (``nextpnr-ecp5``, ``ecppack``) is started: the wheel's, in WebAssembly, or the program that the
-    environment variable of its name gives (``NEXTPNR_ECP5``, ``ECPPACK``: Amaranth's names), natively.
+    """How ``tool`` (``nextpnr-ecp5``, ``ecppack``) is started: the wheel's, in WebAssembly, or natively the program
+    that the environment variable of its name gives (``NEXTPNR_ECP5``, ``ECPPACK``: Amaranth's names).
 
     Raises
     ------
@@ -268,7 +266,7 @@ def command(tool: str) -> list[str]:
     if not (native := os.environ.get(variable)):
         return [sys.executable, "-c", _WHEEL.format(name=f"run_{variable.lower()}")]
     if not (found := shutil.which(native)):
-        raise ExpertileError(f"{variable}={native}: no such program; unset it to use the Python wheel's {tool}")
+        raise ExpertileError(f"{variable}={native}: no such program; unset it to use the wheel's {tool}")
     return [str(Path(found).absolute())]
 
 
@@ -296,9 +294,7 @@ def run_tool(tool: str, work: Path, arguments: list[str], config: HardwareConfig
         finally:
             process.kill()  # of use when we are interrupted
     if error:
-        raise ExpertileError(
-            f"config {config.name!r}: {tool}: {error}; use a smaller configuration"
-        )
+        raise ExpertileError(f"config {config.name!r}: {tool}: {error}; use a smaller configuration")
     if code:  # it crashed: no fault of the user's
         raise RuntimeError(f"{tool}: exit code {code}: {' | '.join(tail)}")
 
