@@ -255,8 +255,8 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
 
 
 def command(tool: str) -> list[str]:
-    """How ``tool`` (``nextpnr-ecp5``, ``ecppack``) is started: the wheel's, in WebAssembly, or natively the program
-    that the environment variable of its name gives (``NEXTPNR_ECP5``, ``ECPPACK``: Amaranth's names).
+    """How ``tool`` (``nextpnr-ecp5``, ``ecppack``) is started: the wheel's, in WebAssembly, or natively the
+    program that the environment variable of its name gives (``NEXTPNR_ECP5``, ``ECPPACK``: Amaranth's names).
 
     Raises
     ------
