@@ -204,6 +204,10 @@ def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     assert not free["attention"] and free["trace"][30]["cap"] == []  # not governed yet
     assert all((row["lambda"], row["cap"]) == ([0, 0], [255, 255]) for row in free["trace"][40:])
     row, budget = free["trace"][60], 0.8 * free["nj_after"]
+    (everything,) = free["modes"]  # the governor is there and has nothing to do: the free model's own bits
+    assert (everything["mode"], everything["tokens"]) == ("all", 79)
+    assert 0 <= everything["more_bits"] < 1e-3 < everything["bits_per_byte"]
+    assert everything["nj"] == pytest.approx(np.mean([r["nj"] for r in free["trace"]]))
 
     assert run("generate", *common, *options, "--energy-budget", budget, "--budget-from", 20) == 0
     report = json.loads((tmp_path / "g.json").read_text())
@@ -215,7 +219,13 @@ def test_generate_under_a_budget(common, gate, tmp_path, capsys):
     assert held["kept"] and free["kept"]
     assert held["experts_after"] < free["experts_after"] and held["attention"]
     assert max(max(r["attention"], default=0) for r in held["trace"]) == 3 and row["attention"] == [0, 0]
-    assert "nj_after" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "nj_after" in out and "fewer experts" in out
+    first, *saving = held["modes"]
+    assert first["mode"] == "all" and first["more_bits"] < 1e-3
+    assert first["tokens"] + sum(mode["tokens"] for mode in saving) == 79
+    assert saving[-1]["mode"] == "fewer experts" and saving[-1]["nj"] < first["nj"]
+    assert all(mode["bits_per_byte"] > mode["more_bits"] > first["more_bits"] for mode in saving)
 
 
 def test_a_budget_needs_a_gate_and_an_engine_that_has_it(common, gate, tmp_path, tmp_path_factory, capsys):

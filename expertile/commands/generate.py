@@ -1,13 +1,14 @@
 """``expertile generate``: text from a byte-level checkpoint, MoE layers on the chosen engine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from driver.pipes import BAUD
 from expertile import options
 from expertile.options import MODEL, EngineName, FormatName
-from expertile.output import check_writable, table, write_json
+from expertile.output import check_writable, console, table, write_json
 from sw_model.errors import ExpertileError
 
 __all__ = ["Temperature", "command"]
@@ -44,7 +45,8 @@ def command(
     json: options.Json = None,
 ) -> None:
     """Generate text. What simulated hardware or a device computes is checked against the golden model."""
-    from expertile.text import GovernedDecoder, model_on, stream
+    from expertile.governed import GovernedDecoder
+    from expertile.text import model_on, stream
     from sw_model.config import load_config
     from sw_model.energy.estimate import estimate
     from sw_model.energy.model import Conditions
@@ -78,12 +80,17 @@ def command(
         stalls=stalls,
         seed=seed,
     )
-    governed = None
+    governed, modes = None, []
     with running as (decoder, moe):
         figures = stream(decoder, moe, prompt, tokens, temperature=temperature, seed=seed)
         if isinstance(decoder, GovernedDecoder):
             governed = decoder.figures()
-            figures |= {"technology": technology, "governor": governed | {"trace": decoder.trace}}
+            with model_on(checkpoint, EngineName.golden, format, hardware, gate=admission) as (free, _):
+                modes = decoder.modes(free)
+            figures |= {
+                "technology": technology,
+                "governor": governed | {"modes": modes, "trace": decoder.trace},
+            }
     is_float = engine is EngineName.reference
     figures |= {
         "engine": engine.value,
@@ -94,3 +101,13 @@ def command(
     table("", {k: v for k, v in figures.items() if k not in ("prompt", "text", "governor")})
     if governed is not None:
         table("energy", governed)
+    if modes:
+        _show(modes)
+
+
+def _show(modes: list[dict[str, Any]]) -> None:
+    """Energy and quality by mode."""
+    grid = Table(*(key.replace("_", " ") for key in modes[0]), title="governor's modes")
+    for row in modes:
+        grid.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    console().print(grid)
