@@ -1,4 +1,4 @@
-"""Decoders whose MoE layers are gated, and governed: under a budget of energy, with what it costs in quality."""
+"""Decoders whose MoE layers are gated, and governed: under an energy budget, and what that costs in bits."""
 
 from itertools import pairwise
 from typing import Any
@@ -145,9 +145,9 @@ class GovernedDecoder(GatedDecoder):
     def modes(self, free: Decoder) -> list[dict[str, Any]]:
         """What each mode of the governor cost and saved.
 
-        With p the next byte's distribution by ``free``, which reads the same text, and q the governed model's,
-        bits_per_byte is the mean of -sum p log2 q, and more_bits that of sum p log2 (p / q): what the mode costs
-        a text of the free model's.
+        With p the next byte's distribution by ``free``, which reads the same text, and q the governed
+        model's, bits_per_byte is the mean of -sum p log2 q, and more_bits that of sum p log2 (p / q): what
+        the mode costs a text of the free model's.
 
         Parameters
         ----------
@@ -170,7 +170,8 @@ class GovernedDecoder(GatedDecoder):
             found[mode].append((row["nj"], row["experts"], cross, cross - entropy))
         keys = ("nj", "experts", "bits_per_byte", "more_bits")
         return [
-            {"mode": mode, "tokens": len(rows), **dict(zip(keys, map(float, np.mean(rows, axis=0)), strict=True))}
+            {"mode": mode, "tokens": len(rows)}
+            | dict(zip(keys, map(float, np.mean(rows, axis=0)), strict=True))
             for mode, rows in found.items()
             if rows
         ]

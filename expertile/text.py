@@ -24,6 +24,7 @@ from sw_model.gate_file import GateFile
 
 __all__ = ["layer_work", "model_on", "stream"]
 
+
 @contextmanager
 def model_on(
     folder: Path,
