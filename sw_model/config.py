@@ -196,8 +196,8 @@ class HardwareConfig:
 
     @property
     def store(self) -> str:
-        """The kind of memory, as Yosys calls it, for finished rows of body "lut": an array with a clock of its
-        own is made to fill a device, and then LUTs are scarce, not block RAM."""
+        """The kind of memory, as Yosys calls it, for finished rows of body "lut": an array with a clock of
+        its own is made to fill a device, and then LUTs are scarce, not block RAM."""
         return "block" if self.array_clock > 1 else "distributed"
 
     @property
