@@ -8,8 +8,8 @@ are filled up with zeros. The router stands at address 0, its split in a registe
 expert's matrices are, in which format and split (the base expert has the context ``max_experts``).
 
     word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}.
-              Body "lut": two's complement, in nibble 8 k + g bits k of the lanes 4 g .. 4 g + 3 as {not the
-              last's, where the others differ from it}
+              Body "lut": two's complement, in nibble 8 k + g bits k of the lanes 4 g .. 4 g + 3 as {the last
+              one's counts minus, where the others differ from it}; 0 counts minus, but in the sign 1 does
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
     context   four limbs: {split [31:28], format [27:24], word address [23:0]} and scale address of gate_up,
               then of down
@@ -83,6 +83,7 @@ def pack_words(codes: np.ndarray, fmt: WeightFormat, body: str = "dsp") -> np.nd
     nibbles = np.stack([(stored >> (NIBBLE * p)) & 15 for p in reversed(range(fmt.words))], axis=-2)
     if body == "lut":
         nibbles = _planes(nibbles)
+        nibbles[..., 0, (NIBBLE - 1) * (BLOCK // 4) :] ^= 8  # the first nibble's highest bit counts minus
     per_limb = 32 // NIBBLE
     nibbles = nibbles.reshape(*nibbles.shape[:-1], WORD_LIMBS, per_limb)
     limbs = np.bitwise_or.reduce(nibbles << (NIBBLE * np.arange(per_limb, dtype=np.uint32)), axis=-1)

@@ -24,7 +24,8 @@ def pack(codes: list[int], fmt: WeightFormat, word: int) -> int:
     for k in range(4):
         for g in range(GROUPS):
             bits = [codes[GROUP * g + i] >> down + k & 1 for i in range(GROUP)]
-            nibble = sum((b ^ bits[3]) << i for i, b in enumerate(bits[:3])) | (not bits[3]) << 3
+            minus = bits[3] == (k == 3 and word == 0)
+            nibble = sum((b ^ bits[3]) << i for i, b in enumerate(bits[:3])) | minus << 3
             value |= nibble << 4 * (8 * k + g)
     return value
 
@@ -32,6 +33,10 @@ def pack(codes: list[int], fmt: WeightFormat, word: int) -> int:
 def halves(act: list[int]) -> int:
     """What the words of a block lack: half of each group's sum, rounded up."""
     return sum(-(-sum(act[g : g + GROUP]) // 2) for g in range(0, BLOCK, GROUP))
+
+
+def odd_groups(act: list[int]) -> int:
+    return sum(sum(act[g : g + GROUP]) % 2 for g in range(0, BLOCK, GROUP))
 
 
 def entry(group: list[int], r: int) -> int:
@@ -140,10 +145,9 @@ def test_macro(loaded: bool) -> None:
                     ctx.set(dut.parity[g].x, sum((x & 1) << i for i, x in enumerate(group[:3])))
                     ctx.set(dut.parity[g].u, entry(group, 0) & 1)
                     ctx.set(dut.parity[g].even, 1 - sum(group) % 2)
-                ctx.set(dut.top, of[at(dut.TABLE_AT)[0]][2] == 0)
                 codes, fmt, n = of[at(dut.OFFSET_AT)[0]]
-                last = n == STEPS[fmt.name][1] - 1
-                ctx.set(dut.offset, -halves(pair[at(dut.OFFSET_AT)[1]]) if last else 0)
+                act, last = pair[at(dut.OFFSET_AT)[1]], n == STEPS[fmt.name][1] - 1
+                ctx.set(dut.offset, -halves(act) * last + 8 * odd_groups(act) * (n == 0))
                 seen.append((await clock(ctx, dut.sum))[0])
             for t, (word, bank) in enumerate(plan):
                 codes, fmt, n = of[word]

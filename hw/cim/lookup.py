@@ -31,15 +31,15 @@ def _register(m: Module, value: Value, name: str) -> Signal:
 class LookupGroup(wiring.Component):
     """Four weights' nibbles times four activations, by tables of the activations' signed sums.
 
-        sum + carry = sum_k 2^k * floor(s_k / 2)     s_k = +- (2 u[r_k] + odd), negative for k = 3 if top
+        sum + carry = sum_k 2^k * floor(s_k / 2)     s_k = +- (2 u[r_k] + odd)
 
     for the planes k, whose nibbles {s3 < 0, r} follow each other in ``word``. Every plane has a copy of the
     table, so that all are read at once; they are near each other, since they are written together.
 
     Members
     -------
-    word, bank, parity, top : at cycle t
-    sum, carry : t + ``LATENCY``
+    word, bank, parity : at cycle t
+    sum, carry : t + ``LATENCY``; carry is 1 if both its bits are set
     entry, table_bank, table_en, u : write an entry of the table (see :data:`~hw.cim.tables.TABLE_WRITE`)
     """
 
@@ -52,20 +52,18 @@ class LookupGroup(wiring.Component):
                 "word": In(NIBBLE * _PLANES),
                 "bank": In(1),
                 "parity": In(PARITY.elem_shape),
-                "top": In(1),
                 "entry": In(GROUP - 1),
                 "table_bank": In(1),
                 "table_en": In(1),
                 "u": In(ENTRY_BITS),
                 "sum": Out(signed(self.SUM_BITS)),
-                "carry": Out(1),
+                "carry": Out(2),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        even, top = _register(m, self.parity.even, "even"), _register(m, self.top, "top_later")
-        leaves, carries = [], []
+        entries, turned = [], []  # s_k / 2, rounded down, is entry ^ turned, and 1 more if turned and even
         for k in range(_PLANES):
             nibble = self.word[NIBBLE * k :][:NIBBLE]
             signs, negative = nibble[: GROUP - 1], nibble[-1]
@@ -78,18 +76,25 @@ class LookupGroup(wiring.Component):
                 entry.addr.eq(Cat(signs, self.bank)),
             ]
             lowest = (signs & self.parity.x).xor() ^ self.parity.u
-            u = _register(m, Cat(lowest, entry.data), f"u{k}")
-            last = k == _PLANES - 1
-            turned = _register(m, negative ^ self.top if last else negative, f"turned{k}")
-            leaves.append((u ^ turned.replicate(len(u))).as_signed())
-            # Minus floor(s / 2), not floor(-s / 2), where top turns the sign.
-            carries.append(((turned ^ top) & even) ^ top if last else turned & even)
-        (s0, s1, s2, s3), (c0, c1, c2, c3) = leaves, carries
-        low = _register(m, Cat(s0[0], add_carry(s0[1:].as_signed(), s1, c1)), "low").as_signed()
-        high = _register(m, Cat(s2[0], add_carry(s2[1:].as_signed(), s3, c3)), "high").as_signed()
-        upper = add_carry(low[2:].as_signed(), high, _register(m, c2, "c2"))
-        whole = _register(m, Cat(low[:2], upper)[: self.SUM_BITS], "whole")
-        m.d.comb += [self.sum.eq(whole), self.carry.eq(_register(m, _register(m, c0, "c0"), "c0_later"))]
+            entries.append(_register(m, Cat(lowest, entry.data), f"u{k}"))
+            turned.append(_register(m, negative, f"turned{k}"))
+        even = _register(m, self.parity.even, "even")
+        s = [(u ^ t.replicate(len(u))).as_signed() for u, t in zip(entries, turned, strict=True)]
+
+        # Signs and carries are worked out where they are added: an adder's LUT has room for that. So the
+        # lowest bits of planes 0 and 2, which the first adders pass by, go on as they are.
+        low = _register(m, add_carry(s[0][1:].as_signed(), s[1], turned[1] & even), "low")
+        high = _register(m, add_carry(s[2][1:].as_signed(), s[3], turned[3] & even), "high")
+        even = _register(m, even, "even1")
+        lowest0, turned0 = (_register(m, b, f"{n}_0") for n, b in (("low", entries[0][0]), ("t", turned[0])))
+        lowest2, turned2 = (_register(m, b, f"{n}_2") for n, b in (("low", entries[2][0]), ("t", turned[2])))
+        upper = add_carry(low[1:].as_signed(), Cat(lowest2 ^ turned2, high).as_signed(), turned2 & even)
+        whole = _register(m, Cat(low[0], upper)[: self.SUM_BITS - 1], "whole")
+        sign = _register(m, turned0, "sign")
+        m.d.comb += [
+            self.sum.eq(Cat(_register(m, lowest0, "lowest") ^ sign, whole).as_signed()),
+            self.carry.eq(Cat(sign, _register(m, even, "even2"))),
+        ]
         return m
 
 
@@ -98,12 +103,13 @@ class LookupMacro(wiring.Component):
 
         sum = sum_i  digit_i * x_i  +  offset-dependent part     digit = 8 t b3 + 4 b2 + 2 b1 + b0
 
-    with t = -1 where ``top``, else 1. Every bit b is (s + 1) / 2 with a sign s, and a group's sum of s_i x_i
-    is +- (2 u[r] + odd), see :class:`~hw.cim.tables.TableGenerator`; the sign is that of s3, r says which of
-    s0 .. s2 differ from it. What the + 1 amounts to is the same for all words: over the planes of a whole
-    weight their weights add up to -1, so the caller gives ``offset`` = -(sum of halves) with its last nibble.
-    A word holds, for plane k and group g, {s3 < 0, r} in the nibble 8 k + g; in the memories the planes of a
-    group are side by side, and what is added first is near (:class:`LookupGroup`).
+    with t = -1 in a weight's first nibble, else 1. Every bit b is (s + 1) / 2 with a sign s, and a group's
+    sum of t s_i x_i is +- (2 u[r] + odd), see :class:`~hw.cim.tables.TableGenerator`; the sign is that of
+    t s3, r says which of s0 .. s2 differ from s3. What the + 1 amounts to is the same for all words: over the
+    planes of a whole weight their weights add up to -1, so the caller gives ``offset`` = -(sum of halves)
+    with its last nibble, and with the first one 8 for every group whose sums are odd: t rounds them the other
+    way. A word holds, for plane k and group g, {t s3 < 0, r} in nibble 8 k + g; in the memories the planes of
+    a group are side by side, and what is added first is near (:class:`LookupGroup`).
 
     Parameters
     ----------
@@ -113,7 +119,7 @@ class LookupMacro(wiring.Component):
     Members
     -------
     addr : the word, at cycle t
-    bank, parity, top : t + ``TABLE_AT``; the tables are those written by then
+    bank, parity : t + ``TABLE_AT``; the tables are those written by then
     offset : t + ``OFFSET_AT``
     sum : t + ``LATENCY``
     table : writes to the tables
@@ -136,7 +142,6 @@ class LookupMacro(wiring.Component):
                 "addr": In(address),
                 "bank": In(1),
                 "parity": In(PARITY),
-                "top": In(1),
                 "offset": In(signed(OFFSET_BITS)),
                 "sum": Out(signed(self.SUM_BITS)),
                 "table": In(TABLE_WRITE),
@@ -176,7 +181,6 @@ class LookupMacro(wiring.Component):
                     group.word.eq(word.word_select(n, len(group.word))),
                     group.bank.eq(self.bank),
                     Value.cast(group.parity).eq(Value.cast(self.parity[g])),
-                    group.top.eq(self.top),
                     group.entry.eq(self.table.entry),
                     group.table_bank.eq(self.table.bank),
                     group.table_en.eq(self.table.en),
@@ -188,11 +192,12 @@ class LookupMacro(wiring.Component):
         while len(leaves) > 1:
             leaves = [
                 (
-                    _register(m, add_carry(a, b, of_a), f"sum{len(leaves)}_{n}"),
+                    _register(m, add_carry(a, b, of_a.all()), f"sum{len(leaves)}_{n}"),
                     _register(m, of_b, f"carry{len(leaves)}_{n}"),
                 )
                 for n, ((a, of_a), (b, of_b)) in enumerate(zip(leaves[::2], leaves[1::2], strict=True))
             ]
         whole, carry = leaves[0]
-        m.d.comb += self.sum.eq(_register(m, add_carry(whole, self.offset, carry)[: self.SUM_BITS], "total"))
+        total = add_carry(whole, self.offset, carry.all())[: self.SUM_BITS]
+        m.d.comb += self.sum.eq(_register(m, total, "total"))
         return m

@@ -4,7 +4,7 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.cim.tables import OFFSET_BITS, PARITY, TableGenerator
+from hw.cim.tables import GROUPS, OFFSET_BITS, PARITY, TableGenerator
 from hw.pe.blocks import block_layout
 from hw.pe.drain import result_layout
 from hw.pe.lookup_tile import LookupTile, control_layout, fetch_layout
@@ -182,7 +182,6 @@ class Engine(wiring.Component):
             control.word.eq(word),
             control.bank.eq(later(bank, at.TABLE_AT - 1)),
             control.scale.eq(later(scale, at.SCALE_AT)),
-            control.top.eq(later(step == 0, at.TABLE_AT)),
             control.slot.eq(later(index, at.SLOT_AT)),
             control.first.eq(later(now.first & (step == 0), at.SLOT_AT)),
             control.add.eq(later(valid, add_at)),
@@ -191,10 +190,13 @@ class Engine(wiring.Component):
         ]
         for c in range(columns):
             mine = control.columns[c]
+            # A nibble's half-way marks: of the last one, and of the first one (see LookupMacro).
+            odd = later(sum(~parities[c][g].even for g in range(GROUPS))[: GROUPS.bit_length()], 1)
+            offset = later(Mux(later_step, offsets[c], 0), 1) + Mux(later(step == 0, 2), odd << 3, 0)
             m.d.comb += [
                 mine.parity.eq(later(Value.cast(parities[c]), at.TABLE_AT + c - 1)),
                 mine.shift.eq(later(shifts[c], at.SHIFT_AT + c - 1)),
-                mine.offset.eq(later(Mux(later_step, offsets[c], 0), at.OFFSET_AT + c - 1)),
+                mine.offset.eq(later(offset, at.OFFSET_AT + c - 2)),
                 mine.table.eq(tables[c].write),
             ]
         fetch, rows = self._tiles(m, control, platform)

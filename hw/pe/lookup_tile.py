@@ -36,7 +36,6 @@ def control_layout(config: HardwareConfig) -> data.StructLayout:
             "word": (config.words - 1).bit_length(),
             "bank": 1,
             "scale": (config.scales - 1).bit_length(),
-            "top": 1,
             "slot": 4,
             "first": 1,
             "add": 1,
@@ -61,7 +60,7 @@ class LookupTile(wiring.Component):
 
     Members (times relative to the cycle t in which a word's address comes in)
     -------
-    i : controls (:func:`control_layout`). ``word``: t; ``bank``, ``parity``, ``top``: t + ``TABLE_AT``;
+    i : controls (:func:`control_layout`). ``word``: t; ``bank``, ``parity``: t + ``TABLE_AT``;
         ``scale``: t + ``SCALE_AT``; ``shift``: t + ``SHIFT_AT``; ``offset``: t + ``OFFSET_AT``; ``slot``,
         ``first``: t + ``SLOT_AT``; ``add`` (the word counts), ``finish`` (its row is whole) and ``place``
         (where to keep it): t + ``add_at``; ``table``: whenever
@@ -219,7 +218,6 @@ class LookupTile(wiring.Component):
                 macro.addr.eq(_later(m, now.word, c)),
                 macro.bank.eq(_later(m, now.bank, c)),
                 macro.parity.eq(mine.parity),
-                macro.top.eq(_later(m, now.top, c)),
                 macro.offset.eq(mine.offset),
                 macro.table.eq(mine.table),
                 macro.write_addr.eq(self.load_addr),
