@@ -15,12 +15,11 @@ from hw.top import Top, ports
 from sw_model.config import HardwareConfig
 from sw_model.image import Image
 
-__all__ = ["MODULE", "array_clock", "describe", "generate"]
+__all__ = ["MODULE", "array_clock", "describe", "generate", "name_elements"]
 
 MODULE = "expertile_top"
 _RATIO = "array_clk / aclk"
-
-
+_ESCAPED = re.compile(r"\\\S+")
 _ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
 
 
@@ -33,13 +32,22 @@ def generate(config: HardwareConfig, image: Image | None = None) -> str:
     text = verilog.convert(
         top, name=MODULE, platform=platform, ports=members, emit_src=False, strip_internal_attrs=True
     )
-    text = "\n".join([text, *platform.modules.values()])
+    text = name_elements("\n".join([text, *platform.modules.values()]))
     # Memories are not cleared at the start, as in silicon (tables keep their contents): nothing leans on it,
     # and the text is a fraction of the size.
     text = _ZERO_MEMORY.sub("", text)
     if config.array_clock > 1:
         text = f"// {_RATIO} = {config.array_clock}\n{text}"
     return text
+
+
+def name_elements(text: str) -> str:
+    """Verilog of Amaranth's with elements of arrays named ``a.1`` in place of ``a[1]``.
+
+    Yosys takes the latter for bit 1 of ``a`` once ABC9, which knows wires by name, has mapped both: it fails,
+    or merges two wires into one.
+    """
+    return _ESCAPED.sub(lambda name: name[0].replace("[", ".").replace("]", ""), text)
 
 
 def array_clock(text: str) -> int:

@@ -61,12 +61,12 @@ def open_spi(board: Board, config: HardwareConfig, *, image: Image | None = None
 
 def _pins(board: Board, config: HardwareConfig, image: Image | None) -> str:
     """Verilog of the board with its host's pins alone."""
-    inverted = sum(board.inverted(f"led[{i}]") << i for i in range(board.leds))
-    pins = {
-        "LAMPS": board.leds,
-        "INVERTED": f"{board.leds}'d{inverted}",
-        "RELEASED": f"1'b{board.inverted('button_reset'):d}",
-    }
+    pins: dict[str, object] = {}
+    if board.leds:
+        inverted = sum(board.inverted(f"led[{i}]") << i for i in range(board.leds))
+        pins |= {"LAMPS": board.leds, "INVERTED": f"{board.leds}'d{inverted}"}
+    if board.button:
+        pins["RELEASED"] = f"1'b{board.inverted('button_reset'):d}"
     defines = [f"`define {name} {value}" for name, value in pins.items()]
     if board.spi:
         defines.append("`define SPI")

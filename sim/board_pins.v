@@ -1,6 +1,20 @@
 // The board top for a host at its serial line or SPI, and a model of the PLL: every output runs at the speed of its
-// input, since only the core's clock matters to the line. INVERTED: lamps that are active low; RELEASED: the
-// level of the button at rest.
+// input, since only the core's clock matters to the line. LAMPS: how many, INVERTED: those that are active low;
+// RELEASED: the level of the button at rest. Both are defined for boards that have them.
+
+`ifdef LAMPS
+`define LED_PORT , .led(pins)
+`define LIT pins ^ `INVERTED
+`else
+`define LED_PORT
+`define LAMPS 1
+`define LIT 0
+`endif
+`ifdef RELEASED
+`define BUTTON_PORT , .button_reset(`RELEASED)
+`else
+`define BUTTON_PORT
+`endif
 
 `ifdef SPI
 module spi_top (
@@ -13,10 +27,9 @@ module spi_top (
 );
   wire [`LAMPS - 1:0] pins;
   board_top board (
-      .clk(clk), .button_reset(`RELEASED), .led(pins),
-      .spi_sck(sck), .spi_cs_n(cs_n), .spi_copi(copi), .spi_cipo(cipo)
+      .clk(clk), .spi_sck(sck), .spi_cs_n(cs_n), .spi_copi(copi), .spi_cipo(cipo) `BUTTON_PORT `LED_PORT
   );
-  assign led = pins ^ `INVERTED;
+  assign led = `LIT;
 endmodule
 `else
 module serial_top (
@@ -26,8 +39,8 @@ module serial_top (
     output [`LAMPS - 1:0] led
 );
   wire [`LAMPS - 1:0] pins;
-  board_top board (.clk(clk), .button_reset(`RELEASED), .uart_rx(uart_rx), .uart_tx(uart_tx), .led(pins));
-  assign led = pins ^ `INVERTED;
+  board_top board (.clk(clk), .uart_rx(uart_rx), .uart_tx(uart_tx) `BUTTON_PORT `LED_PORT);
+  assign led = `LIT;
 endmodule
 `endif
 

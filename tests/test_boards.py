@@ -11,6 +11,7 @@ import pytest
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from designs import SMALL
 
+from hw import verilog
 from hw.boards import flow, pll
 from hw.boards.board import pins
 from hw.boards.catalogue import BOARDS
@@ -118,6 +119,32 @@ def prove_equal(work: Path, original: dict, changed: dict, models: str = "") -> 
             "sat -verify -tempinduct -prove trigger 0 -set-init-zero miter",
         ]
         flow.run_yosys(commands, work, "prove.log")
+
+
+#: A wire with the name of another's bit, as Amaranth names the fields of a layout.
+NAMES = r"""
+module names(input clk, input [2:0] a, input [1:0] b, output reg [2:0] x, output reg [1:0] y);
+  reg [2:0] word;
+  reg WIDTH \word[1] ;
+  always @(posedge clk) begin
+    word <= a;
+    \word[1] <= b;
+    x <= word ^ \word[1] ;
+    y <= {&word, ^\word[1] };
+  end
+endmodule
+"""
+
+
+@pytest.mark.parametrize("width", ["", "[1:0]"])
+def test_a_wire_is_not_taken_for_the_bit_of_another(tmp_path, width):
+    (tmp_path / "names.v").write_text(verilog.name_elements(NAMES.replace("WIDTH", width)))
+    flow.run_yosys(["read_verilog names.v", "proc", "write_json rtl.json"], tmp_path, "rtl.log")
+    flow.synthesise(tmp_path, ["names.v"], "names")
+    rtl, mapped = (
+        json.loads((tmp_path / file).read_text())["modules"]["names"] for file in ("rtl.json", "names.json")
+    )
+    prove_equal(tmp_path, rtl, mapped)
 
 
 def test_carry_chains_keep_their_function(tmp_path):

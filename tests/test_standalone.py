@@ -63,6 +63,14 @@ def test_tokens_alone(line, layer):
     assert same_bits(bus.run(x[:2]), golden.run(layer, x[:2], CONFIG).y)
 
 
+def test_neither_lamps_nor_button(layer):
+    board, x = BOARDS["colorlight_5a75b"], tokens(2, seed=3)
+    line = open_board(board, CONFIG, image=compiler.compile(layer, CONFIG), seed=5)
+    assert not board.button and not board.leds
+    assert same_bits(LinkBus(Link(line)).run(x), golden.run(layer, x, CONFIG).y)
+    assert line.lamps == 0
+
+
 def test_a_driver_sends_only_what_is_not_there(bus, layer):
     driver, x = Driver(bus), tokens(3, seed=2)
     image = compiler.compile(layer, CONFIG)

@@ -88,6 +88,11 @@ class Board:
         return any(pin.port == "spi_sck" for pin in self.pins)
 
     @property
+    def button(self) -> bool:
+        """It has a button to reset the design with."""
+        return any(pin.port == "button_reset" for pin in self.pins)
+
+    @property
     def leds(self) -> int:
         """Its lamps."""
         return sum(pin.port.startswith("led[") for pin in self.pins)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from amaranth.build import Attrs, Pins, Resource
+from amaranth_boards.colorlight_5a75b_r7_0 import Colorlight_5A75B_R70Platform
 from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
-from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_85FPlatform
+from amaranth_boards.icepi_zero import IcepiZero1_3Platform
+from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_25FPlatform, OrangeCrabR0_2_85FPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -85,6 +87,39 @@ def _orangecrab(platform: type, preset: str, *, spi: bool = False) -> Board:
     )
 
 
+def _icepi_zero(platform: type, preset: str) -> Board:
+    return _board(
+        "icepi_zero",
+        "Icepi Zero v1.3",
+        platform,
+        preset,
+        clock_mhz=37.5,
+        wanted={
+            "clk": ("clk50", 0, None),
+            "button_reset": ("button", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            **{f"led[{i}]": ("led", i, None) for i in range(5)},
+        },
+    )
+
+
+def _colorlight_5a75b(platform: type, preset: str) -> Board:
+    """Of its pins only two are not behind buffers that drive outwards, those of button and lamp: its UART."""
+    return _board(
+        "colorlight_5a75b",
+        "Colorlight 5A-75B v7.0",
+        platform,
+        preset,
+        clock_mhz=37.5,
+        wanted={
+            "clk": ("clk25", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+        },
+    )
+
+
 def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: float, wanted: dict) -> Board:
     oscillator = next(r for r in platform.resources if r.name == platform.default_clk)
     return Board(
@@ -108,9 +143,12 @@ BOARDS: dict[str, Board] = {
         _ulx3s(ULX3S_25F_Platform, "ecp5_25f"),
         _ulx3s(ULX3S_45F_Platform, "ecp5_45f"),
         _ulx3s(ULX3S_85F_Platform, "ulx3s_85f"),
+        _orangecrab(OrangeCrabR0_2_25FPlatform, "ecp5_25f"),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f"),
         _orangecrab(OrangeCrabR0_2_85FPlatform, "ulx3s_85f", spi=True),
         _ecpix5(ECPIX545Platform, "ecp5_45f"),
         _ecpix5(ECPIX585Platform, "ulx3s_85f"),
+        _icepi_zero(IcepiZero1_3Platform, "ecp5_25f"),
+        _colorlight_5a75b(Colorlight_5A75B_R70Platform, "ecp5_25f"),
     )
 }

@@ -200,7 +200,9 @@ def top_verilog(board: Board, config: HardwareConfig) -> str:
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
     top = SerialTop(config, board)
     ports = [getattr(top, name) for name in top.signature.members]
-    return amaranth_verilog.convert(top, name=TOP, ports=ports, emit_src=False, strip_internal_attrs=True)
+    return verilog.name_elements(
+        amaranth_verilog.convert(top, name=TOP, ports=ports, emit_src=False, strip_internal_attrs=True)
+    )
 
 
 def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> None:

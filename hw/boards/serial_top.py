@@ -30,10 +30,10 @@ class SerialTop(wiring.Component):
     Members (pins)
     --------------
     clk : the oscillator
-    button_reset : the button
+    button_reset : the button, where the board has one
     uart_rx, uart_tx : to the host, 8N1; or spi_sck, spi_cs_n, spi_copi, spi_cipo, where the board has SPI
     led : 0 heartbeat (once a second), 1 a token is on its way, 2 an error since the last reset,
-        3 not in reset, 4 receiving, 5 sending; as many as the board has
+        3 not in reset, 4 receiving, 5 sending; as many as the board has, if any
 
     Pins that ``board`` calls inverted are active low.
     """
@@ -48,9 +48,9 @@ class SerialTop(wiring.Component):
         super().__init__(
             {
                 "clk": In(1),
-                "button_reset": In(1),
+                **({"button_reset": In(1)} if board.button else {}),
                 **(spi if board.spi else uart),
-                "led": Out(board.leds),
+                **({"led": Out(board.leds)} if board.leds else {}),
             }
         )
 
@@ -86,7 +86,7 @@ class SerialTop(wiring.Component):
             clocks.append((array_clock, board.clock_mhz * self._config.array_clock))
             second["i_array_clk"] = array_clock
         m.submodules.pll = pll.instance(self.clk, board.oscillator_mhz, clocks, lock)
-        pressed = self.button_reset ^ board.inverted("button_reset")
+        pressed = self.button_reset ^ board.inverted("button_reset") if board.button else 0
         m.submodules.reset = ResetSynchronizer(~lock | pressed)
         resetn = Signal(reset_less=True)
         bridge_reset = Signal()
@@ -107,6 +107,12 @@ class SerialTop(wiring.Component):
                 for name, member in AXI.items()
             },
         )
+        if board.leds:
+            self._lamps(m, bridge, bridge.error | line_error, resetn)
+        return m
+
+    def _lamps(self, m: Module, bridge: Bridge, error: Value, running: Value) -> None:
+        board = self._board
 
         def glow(event: Signal) -> Signal:
             left = Signal(self.GLOW_BITS)
@@ -123,11 +129,10 @@ class SerialTop(wiring.Component):
         m.d.sync += count.eq(count + 1)
         with m.If(count == half_second - 1):
             m.d.sync += [count.eq(0), heartbeat.eq(~heartbeat)]
-        with m.If(bridge.error | line_error):
+        with m.If(error):
             m.d.sync += failed.eq(1)
         lamps = Cat(
-            heartbeat, glow(bridge.busy), failed, resetn, glow(bridge.rx.valid), glow(bridge.tx.valid)
+            heartbeat, glow(bridge.busy), failed, running, glow(bridge.rx.valid), glow(bridge.tx.valid)
         )
         inverted = sum(board.inverted(f"led[{i}]") << i for i in range(board.leds))
         m.d.comb += self.led.eq(lamps ^ inverted)
-        return m
