@@ -12,13 +12,21 @@ from amaranth.sim import Simulator
 PACES = ((1.0, 1.0), (0.3, 1.0), (1.0, 0.3), (0.6, 0.6))
 
 
-def simulate(dut: Any, bench: Callable[[Any], Awaitable[None]], **clocks: float) -> None:
-    """Run ``bench(ctx)`` on ``dut`` until it returns; ``clocks``: periods, in cycles, of further domains."""
+def simulate(
+    dut: Any,
+    bench: Callable[[Any], Awaitable[None]],
+    *others: Callable[[Any], Awaitable[None]],
+    **clocks: float,
+) -> None:
+    """Run ``bench(ctx)`` on ``dut`` until it returns, ``others`` beside it; ``clocks``: periods, in cycles,
+    of further domains."""
     sim = Simulator(dut)
     sim.add_clock(1e-6)
     for domain, period in clocks.items():
         sim.add_clock(period * 1e-6, domain=domain, phase=0.17e-6)
     sim.add_testbench(bench)
+    for other in others:
+        sim.add_testbench(other, background=True)
     sim.run()
 
 

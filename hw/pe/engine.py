@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hw.cim.tables import OFFSET_BITS, PARITY, TableGenerator
 from hw.pe.blocks import block_layout
 from hw.pe.drain import result_layout
-from hw.pe.lookup_tile import FETCH, LookupTile, control_layout
+from hw.pe.lookup_tile import LookupTile, control_layout, fetch_layout
 from hw.sharing import shared
 from sw_model.config import HardwareConfig
 from sw_model.formats import NIBBLE, SHIFT_BITS
@@ -21,8 +21,8 @@ class Engine(wiring.Component):
     tile.
 
     The next block's tables are written, into the other bank, while a block is used. The chunk's last step
-    starts when there is room for its rows among the finished ones. These leave on ``drain`` chains of tiles;
-    tile ``k * drain + j`` is number k of chain j.
+    starts when there is room for its rows among the finished ones. These leave on ``drain`` chains of tiles,
+    each in as many cycles as the core's has; tile ``k * drain + j`` is number k of chain j.
 
     Members
     -------
@@ -199,7 +199,12 @@ class Engine(wiring.Component):
             ]
         fetch, rows = self._tiles(m, control, platform)
         self._fetch(m, fetch, finish, swap, following, waiting & written & (~running | end), later)
-        m.d.comb += self.o.eq(Cat(later(Value.cast(row), self._WAYS) for row in rows))
+        for lane, row in enumerate(rows):  # a part in each cycle, the lowest first
+            part = later(row, self._WAYS)
+            parts = [part]
+            for _ in range(config.array_clock - 1):
+                parts.insert(0, later(parts[0], 1))
+            m.d.comb += Value.cast(self.o[lane]).eq(Cat(parts))
         return m
 
     def _tiles(self, m: Module, control: Signal, platform: object) -> tuple[Signal, list]:
@@ -207,10 +212,9 @@ class Engine(wiring.Component):
         config = self._config
         n, columns = config.drain, config.columns
         length = config.tiles // columns // n
-        fetch = Signal(FETCH)
-        way: Value = Value.cast(fetch)
+        fetch = way = Signal(fetch_layout(config))
         for _ in range(self._WAYS):
-            q = Signal(FETCH.size, name="way", reset_less=True)
+            q = Signal(fetch_layout(config), name="way")
             m.d.sync += q.eq(way)
             way = q
         ends = []
@@ -229,7 +233,7 @@ class Engine(wiring.Component):
                 m.submodules[f"tile{t}"] = module
                 m.d.comb += [
                     tile.i.eq(control if before is None else before.o),
-                    Value.cast(tile.i_fetch).eq(way if k == 0 else Value.cast(before.o_fetch)),
+                    tile.i_fetch.eq(way if k == 0 else before.o_fetch),
                     tile.i_row.eq(0 if k == 0 else before.o_row),
                     tile.load_addr.eq(self.load_addr),
                     tile.load_word.eq(self.load_word),
@@ -254,8 +258,10 @@ class Engine(wiring.Component):
         tiles = config.tiles // config.columns
         length = tiles // config.drain
         kept, stored = Signal(range(slots + 1)), Signal(range(slots + 1))  # places in use; with whole groups
-        issue, last_hop, freed, fits = Signal(), Signal(), Signal(), Signal()
-        hops, slot = Signal(FETCH["hops"].shape), Signal(4)
+        issue, begin, last_hop, last_part, freed, fits = (
+            Signal(name=n) for n in ("issue", "begin", "last_hop", "last_part", "freed", "fits")
+        )
+        hops, slot, part = Signal(range(length)), Signal(4), Signal(fetch.part.shape())
         under_way = Signal(range(self.DEPTH + 1))
         room = Signal()
         # From a word's address to where the furthest chain's first tile may fetch its row.
@@ -263,22 +269,27 @@ class Engine(wiring.Component):
         m.d.comb += [
             swap.eq(can & (~following.last | fits)),
             last_hop.eq(hops == length - 1),
-            issue.eq((stored != 0) & room),
-            freed.eq(issue & last_hop),
+            last_part.eq(part == config.array_clock - 1),
+            begin.eq((stored != 0) & room & (part == 0)),
+            issue.eq(begin | (part != 0)),
+            freed.eq(issue & last_part & last_hop),
         ]
         m.d.sync += [
             fits.eq(kept + following.last_slot < slots),
             kept.eq(kept + Mux(swap & following.last, following.last_slot + 1, 0) - freed),
             stored.eq(stored + later(finish, wait, False) - freed),
             fetch.valid.eq(issue),
-            fetch.hops.eq(hops),
+            fetch.here.eq(hops == 0),
+            fetch.part.eq(part),
             fetch.slot.eq(slot),
             # A beat may be in neither number for two cycles, and one more be issued before this one counts.
-            room.eq(under_way + self.level + issue < self.DEPTH - 2),
-            under_way.eq(under_way + issue - self.o_valid),
-            self.o_valid.eq(later(fetch.valid, length + 2 * self._WAYS, False)),
+            room.eq(under_way + self.level + begin < self.DEPTH - 2),
+            under_way.eq(under_way + begin - self.o_valid),
+            self.o_valid.eq(later(issue & last_part, length + 2 * self._WAYS + 2, False)),
         ]
         with m.If(issue):
-            m.d.sync += hops.eq(hops + 1)
-            with m.If(last_hop):
-                m.d.sync += [hops.eq(0), slot.eq(slot + 1)]
+            m.d.sync += part.eq(Mux(last_part, 0, part + 1))
+            with m.If(last_part):
+                m.d.sync += hops.eq(hops + 1)
+                with m.If(last_hop):
+                    m.d.sync += [hops.eq(0), slot.eq(slot + 1)]

@@ -2,11 +2,12 @@
 
 from amaranth.hdl import Cat, DomainRenamer, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import AsyncFIFO, SyncFIFO
+from amaranth.lib.fifo import AsyncFIFO, FIFOInterface, SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hw.pe.activations import ActivationBuffer
 from hw.pe.beats import Beats
+from hw.pe.block_ram_fifo import BlockRamFIFO
 from hw.pe.blocks import BlockSequencer, block_layout, read_layout, read_width
 from hw.pe.drain import PassInfo, rows_layout
 from hw.pe.engine import Engine
@@ -79,15 +80,16 @@ class LookupArray(wiring.Component):
         m.submodules.sequencer = sequencer = self._sequencer
         m.submodules.beats = beats = Beats(config)
 
-        def crossing(layout: data.Layout, depth: int, to: str, of: str) -> SyncFIFO | AsyncFIFO:
-            if own:
-                return AsyncFIFO(width=layout.size, depth=depth, r_domain=to, w_domain=of)
-            return SyncFIFO(width=layout.size, depth=depth)
-
-        layout = block_layout(config)
-        m.submodules.blocks = blocks = crossing(layout, self.BLOCKS, domain, "sync")
-        rows = beats.i.payload.shape()
-        m.submodules.rows = fifo = crossing(rows, Engine.DEPTH, "sync", domain)
+        layout, rows = block_layout(config), beats.i.payload.shape()
+        blocks: FIFOInterface
+        fifo: FIFOInterface
+        if own:
+            blocks = BlockRamFIFO(width=layout.size, depth=self.BLOCKS, r_domain=domain, w_domain="sync")
+            fifo = AsyncFIFO(width=rows.size, depth=Engine.DEPTH, r_domain="sync", w_domain=domain)
+        else:
+            blocks = SyncFIFO(width=layout.size, depth=self.BLOCKS)
+            fifo = SyncFIFO(width=rows.size, depth=Engine.DEPTH)
+        m.submodules.blocks, m.submodules.rows = blocks, fifo
         m.d.comb += [
             sequencer.i.payload.eq(self.i.payload.job),
             sequencer.i.valid.eq(self.i.valid & beats.info.ready),

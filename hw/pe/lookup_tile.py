@@ -12,10 +12,18 @@ from sw_model.config import HardwareConfig
 from sw_model.formats import MANT_BITS, ROW_EXP_BITS, SCALE_BITS, SHIFT_BITS
 from sw_model.topology import LOOKUP_SLOTS
 
-__all__ = ["FETCH", "LookupTile", "control_layout"]
+__all__ = ["LookupTile", "control_layout", "fetch_layout", "part_width"]
 
-#: A finished row to be taken along: from the tile ``hops`` further on, out of place ``slot``.
-FETCH = data.StructLayout({"valid": 1, "hops": 8, "slot": 4})
+
+def fetch_layout(config: HardwareConfig) -> data.StructLayout:
+    """A part of a finished row, to be taken along out of place ``slot``: of the tile where it comes in if
+    ``here``, else of one further on."""
+    return data.StructLayout({"valid": 1, "here": 1, "part": range(config.array_clock), "slot": 4})
+
+
+def part_width(config: HardwareConfig) -> int:
+    """Bits of a finished row that leave in a cycle: it takes as many as a cycle of the core has."""
+    return -(-result_layout(config).size // config.array_clock)
 
 
 def control_layout(config: HardwareConfig) -> data.StructLayout:
@@ -58,8 +66,10 @@ class LookupTile(wiring.Component):
         ``first``: t + ``SLOT_AT``; ``add`` (the word counts), ``finish`` (its row is whole) and ``place``
         (where to keep it): t + ``add_at``; ``table``: whenever
     o : the same, a cycle later, for the next tile
-    i_fetch, o_fetch : which finished row to take along, and the same a cycle later for the next tile
-    i_row, o_row : the row on its way; ``o_row`` comes with ``o_fetch``
+    i_fetch, o_fetch : which finished row to take along (:func:`fetch_layout`), all its parts one after the
+        other, and the same a cycle later for the next tile, of which it is ``here`` what followed the row
+        that was taken from this one
+    i_row, o_row : the part on its way (:func:`part_width`); ``o_row`` comes two cycles after ``o_fetch``
     load_* : weight loading, in the domain "load"; an enable a column
 
     Latency: a row may be fetched from t + ``add_at`` + 1. Throughput: a word a cycle and column. Nothing
@@ -94,10 +104,10 @@ class LookupTile(wiring.Component):
             {
                 "i": In(self._control),
                 "o": Out(self._control),
-                "i_fetch": In(FETCH),
-                "o_fetch": Out(FETCH),
-                "i_row": In(result_layout(config)),
-                "o_row": Out(result_layout(config)),
+                "i_fetch": In(fetch_layout(config)),
+                "o_fetch": Out(fetch_layout(config)),
+                "i_row": In(part_width(config)),
+                "o_row": Out(part_width(config)),
                 "load_addr": In((max(config.words, config.scales) - 1).bit_length()),
                 "load_word": In(WORD_BITS),
                 "load_word_en": In(config.columns),
@@ -130,27 +140,45 @@ class LookupTile(wiring.Component):
             acc_write.en.eq(now.add),
         ]
 
-        # Finished rows, and the chain on which they leave.
-        result = data.View(result_layout(config), Signal(result_layout(config).size, name="result"))
-        m.submodules.rows = rows = Memory(shape=result_layout(config).size, depth=self.SLOTS, init=[])
-        row_write, row_read = rows.write_port(), rows.read_port(domain="comb")
-        fetch = Signal(FETCH, reset_less=True)
-        m.d.sync += fetch.eq(self.i_fetch)
-        mine = fetch.valid & (fetch.hops == 0)
+        self._leave(m, now, acc, row_exp)
+        return m
+
+    def _leave(self, m: Module, now: Signal, acc: Value, row_exp: Value) -> None:
+        """Finished rows, and the chain on which they leave."""
+        config, layout = self._config, result_layout(self._config)
+        result = data.View(layout, Signal(layout.size, name="result"))
+        m.submodules.rows = rows = Memory(
+            shape=layout.size,
+            depth=self.SLOTS,
+            init=[],
+            attrs={"no_rw_check": 1, "ram_style": config.store},
+        )
+        write, read = rows.write_port(), rows.read_port()
+        fetch = Signal(fetch_layout(config), reset_less=True)
+        parts, width = config.array_clock, part_width(config)
+        valid, passed = Signal(name="fetch_valid"), Signal(parts)  # parts that were this tile's
+        m.d.sync += [fetch.eq(self.i_fetch), valid.eq(self.i_fetch.valid)]
+        with m.If(valid):
+            m.d.sync += passed.eq(Cat(fetch.here, passed))
         m.d.comb += [
             result.acc.eq(acc),
             result.row_exp.eq(row_exp),
-            row_write.addr.eq(now.place),
-            row_write.data.eq(result),
-            row_write.en.eq(now.finish),
-            row_read.addr.eq(fetch.slot),
+            write.addr.eq(now.place),
+            write.data.eq(result),
+            write.en.eq(now.finish),
+            read.addr.eq(self.i_fetch.slot),
+            read.en.eq(1),
             self.o_fetch.eq(fetch),
-            self.o_fetch.hops.eq(fetch.hops - 1),
+            self.o_fetch.valid.eq(valid),
+            self.o_fetch.here.eq(passed[-1]),
         ]
-        row = Signal(len(row_read.data), name="row", reset_less=True)
-        m.d.sync += row.eq(Mux(mine, row_read.data, Value.cast(self.i_row)))
-        m.d.comb += Value.cast(self.o_row).eq(row)
-        return m
+        # What is not wanted is reset to 0, which takes no logic, and an OR is less than a choice.
+        row: Value = self.i_row
+        for p in range(parts):
+            part = Signal(width, name=f"part{p}", reset_less=True)
+            m.d.sync += part.eq(Mux(fetch.here & (fetch.part == p), read.data[p * width :][:width], 0))
+            row = row | part
+        m.d.comb += self.o_row.eq(_later(m, row))
 
     def _columns(self, m: Module, now: Signal) -> tuple[list[Value], Value]:
         """Of each column the scaled sum, at t + ``SLOT_AT`` + 1 + column; the exponent that goes with acc."""
