@@ -140,8 +140,8 @@ def build_verilator(verilog: str, *, blocks: bool = True) -> Path:
 
     Parameters
     ----------
-    blocks : compile a tile that is there often once, as a block of its own; its insides are then not optimised
-        with what is around it
+    blocks : compile a tile that is there often once, as a block of its own; its insides are then not
+        optimised with what is around it
 
     Raises
     ------
