@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,10 @@ _CXX = ("-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-DVL_TIME_CONTEXT")
 _FAST = "-O1"  # a third less to compile than with -O2; runs a tenth slower
 _MAKE = (f"OPT_FAST={_FAST}", "OPT_SLOW=-O0", f"OPT_GLOBAL={_FAST}")
 _LINK = ("-shared", "-Wl,-Bsymbolic", "-pthread")
+# So many tiles are one block that is compiled once: a model of 128 would be 70 MB of C++, and is 12.
+_MANY = 32
+_TILE = re.compile(r"^module expertile_tile\(.*?\);\n", re.MULTILINE | re.DOTALL)
+_BLOCK = "/* verilator hier_block */"
 
 
 def key(*parts: str | bytes) -> str:
@@ -130,14 +135,21 @@ def generated(config: HardwareConfig, image: Image | None = None) -> str:
     return cached(name, f"{TOP}.v", f"generating the Verilog of {config.name}", build).read_text()
 
 
-def build_verilator(verilog: str) -> Path:
+def build_verilator(verilog: str, *, blocks: bool = True) -> Path:
     """The shared library of an accelerator's ``verilog``; see :class:`sim.verilator.Core`.
+
+    Parameters
+    ----------
+    blocks : compile a tile that is there often once, as a block of its own; its insides are then not
+        optimised with what is around it
 
     Raises
     ------
     ExpertileError : a tool is missing
     RuntimeError : a tool failed; the message holds the end of its output
     """
+    if blocks and verilog.count(" expertile_tile ") >= _MANY:
+        verilog = _TILE.sub(lambda head: f"{head[0]}{_BLOCK}\n", verilog, count=1)
     return _library(verilog, TOP, _ROOM / "harness.cpp")
 
 
@@ -158,11 +170,14 @@ def build_spi(verilog: str) -> Path:
 
 
 def _make(top: str, product: str, folder: Path, env: dict[str, str]) -> None:
-    """Verilate ``top``.v, and make ``product`` of it in ``obj``."""
+    """Verilate ``top``.v, and make ``product`` of it in ``obj``, and a library of each block that it has."""
+    blocks = _BLOCK in (folder / f"{top}.v").read_text()
     verilate = (*_VERILATE, "--top-module", top, "--prefix", f"V{top}", "--Mdir", "obj")
-    _run([str(verilator()), *verilate, "-CFLAGS", " ".join(_CXX), f"{top}.v"], folder, env)
+    hierarchy = ("--hierarchical",) if blocks else ()
+    _run([str(verilator()), *verilate, *hierarchy, "-CFLAGS", " ".join(_CXX), f"{top}.v"], folder, env)
     jobs = str(os.cpu_count() or 1)
-    _run(["make", "-C", "obj", "-f", f"V{top}.mk", "-j", jobs, *_MAKE, product], folder, env)
+    what = (f"V{top}_hier.mk",) if blocks else (f"V{top}.mk", product)
+    _run(["make", "-C", "obj", "-j", jobs, *_MAKE, "-f", *what], folder, env)
 
 
 def _runtime(env: dict[str, str]) -> Path:
@@ -213,6 +228,7 @@ def _library(verilog: str, top: str, harness: Path) -> Path:
                 f"{include}/vltstd",
                 harness.name,
                 f"obj/libV{top}.a",
+                *(str(block.relative_to(folder)) for block in sorted((folder / "obj").glob("*/lib*.a"))),
                 str(runtime),
                 "-o",
                 f"lib{top}.so",

@@ -52,7 +52,7 @@ class HollowCore:
             raise ExpertileError(
                 f"config {config.name!r}: its body 'lut' has one topology: name a config of another body"
             )
-        self._core = Core(build_verilator(hollow(generated(config))), watchdog=watchdog(config))
+        self._core = Core(build_verilator(hollow(generated(config)), blocks=False), watchdog=watchdog(config))
         self._driver = Driver(self._core)
 
     def cycles(self, image: Image, x: np.ndarray) -> dict[str, int]:

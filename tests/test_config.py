@@ -24,7 +24,7 @@ def write(folder: Path, text: str | None = None, **changes: object) -> str:
 
 
 def test_presets() -> None:
-    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "macros_64"} <= set(presets())
+    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "macros_64", "large"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert config.name == name

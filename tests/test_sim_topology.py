@@ -7,6 +7,7 @@ import pytest
 from random_layers import RULES, random_tokens
 from sim_layers import Case, check, check_with_side, random_quantised
 
+from sim import build
 from sim.engines import open_engine
 from sim.hollow import HollowCore
 from sim.mix import FORMATS, Part, measure
@@ -50,6 +51,19 @@ def test_every_split_gives_the_same_bits(case: Case, stalls: float, config: Hard
             if not case.gate and not stalls and not compiler.paging(layer, config, split=split)["PAGE_SLOTS"]:
                 want = stream_cycles(layer, config, golden.run(layer, x, config).experts, split)
                 assert counters["BUSY_CYCLES"] == pytest.approx(want, rel=0.05)
+
+
+def test_tiles_compiled_once(monkeypatch: pytest.MonkeyPatch, config: HardwareConfig) -> None:
+    """As in models of many tiles: a tile is a block of its own, and nothing else is different."""
+    monkeypatch.setattr(build, "_MANY", config.tiles)
+    case = Case(fmt="mixed", gate=True, shape={**RULES["gpt_oss"], "width": 40})
+    layer = random_quantised(case, config, seed=3)
+    x = random_tokens(np.random.default_rng(4), 9, case.hidden)
+    for stalls in (0.0, 0.4):
+        with open_engine("verilator", layer, config, stalls=stalls, seed=5) as engine:
+            check_with_side(engine, x, seed=6)
+    library = build.build_verilator(build.generated(config))
+    assert (library.parent / f"{build.TOP}.v").read_text().count("hier_block") == 1
 
 
 FEW = (

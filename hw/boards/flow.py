@@ -48,11 +48,12 @@ _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
-#: Of large arrays, a matter of routing: this router settles what all nets want of a wire at once.
-ROUTER = ("--router", "router2")
-#: It asks more for a wire that is taken in every round; with its own 2 a round it soon prefers detours of any
-#: length, which take what is left.
-ROUTING = {"router2/currCongWeightMult": "0.5"}
+#: Of large arrays, a matter of routing: this router settles what all nets want of a wire at once, and the
+#: placer fills 3/4 of a region before it spreads the cells, not 9/10.
+ROUTER = ("--router", "router2", "--placer-heap-beta", "0.75")
+#: It asks more for a wire that is taken in every round; with its own 2 a round, and sometimes with 0.5, it
+#: comes to prefer detours of any length, which take what is left, and wires wanted twice become more again.
+ROUTING = {"router2/currCongWeightMult": "0.3"}
 SEED = 1  # of the placer: the same bitstream every time
 #: Cells of the synthesised netlist that a resource is counted by.
 SYNTHESISED = {"bram": ("DP16KD", "PDPW16KD"), "dsp": ("MULT18X18D",), "ff": ("TRELLIS_FF",)}
