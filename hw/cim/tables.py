@@ -95,7 +95,7 @@ class TableGenerator(wiring.Component):
     load : start on ``act``; ``bank``: into this bank; at least 8 cycles apart
     write : entries for the tiles' tables (:data:`TABLE_WRITE`), 2 .. 9 cycles after ``load``
     parity : of the block (:data:`PARITY`), from the cycle after ``load`` until the next one's
-    offset : that of ``sums``, ``OFFSET_AT`` cycles after ``load`` until ``OFFSET_AT`` - 1 after the next one's
+    offset : that of ``sums``, from ``OFFSET_AT`` cycles after ``load`` until as many after the next one's
 
     Throughput: a block in 8 cycles. Exact.
     """

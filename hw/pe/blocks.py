@@ -141,8 +141,8 @@ class BlockSequencer(wiring.Component):
             finish.eq(step & last & last_set & ~full),
             self.i.ready.eq(~running | finish),
         ]
-        # Looked at with the last elements of a block, which come later than its number: a register, since what
-        # the scheduler does next hangs on it.
+        # A register, since what the scheduler does next hangs on it; it is looked at with the block's last
+        # elements, cycles after the counter moved.
         m.d.sync += last_block.eq(block == job.blocks - 1)
         m.d.sync += [
             self.step_valid.eq(going),
