@@ -28,8 +28,25 @@ class Records:
     def mean(self, name: str, row: str = "model") -> float:
         return self.run[name]["metrics"]["mean"][row]
 
+    def seeds(self, name: str) -> list[str]:
+        """The runs that differ in their seed alone: `name_1` and so on."""
+        return sorted(run for run in self.run if run.removeprefix(f"{name}_").isdigit())
+
+    def means(self, name: str) -> list[float]:
+        """Of every seed, by bits."""
+        return sorted(map(self.mean, self.seeds(name)))
+
     def steps(self, name: str) -> str:
         return f"{self.run[name]['training']['steps']:,}"
+
+    def entered(self, name: str, form: str) -> dict[str, str]:
+        """The measurement at which the run entered a format."""
+        rows = self.run[name]["precision"]
+        return next(row for row in rows if row["next"] == form and row["entered"] == "True")
+
+    def steps_since(self, name: str, form: str) -> int:
+        """Steps that the run trained in a format."""
+        return self.run[name]["training"]["steps"] - int(self.entered(name, form)["step"])
 
     def energy_at(self, name: str, bits: float) -> float | None:
         """Watt-hours when the validated weights were first that good, on the line between two validations."""

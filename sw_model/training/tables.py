@@ -18,7 +18,7 @@ from sw_model.training.sources import DOMAINS
 __all__ = ["page"]
 
 _FOLDER = Path(__file__).parents[2] / "docs" / "training"
-_EQUAL = ("1000", "2000", "3000", "4000", "5000", "6000")
+_EQUAL = tuple(str(1000 * n) for n in range(1, 9))
 
 
 def _quality(r: Records) -> list[str]:
@@ -43,57 +43,73 @@ def _quality(r: Records) -> list[str]:
 
 
 def _distillation(r: Records) -> list[str]:
-    rows = []
+    def figures(names: list[str]) -> tuple[float, float, float, list[float]]:
+        """Means over the runs of bits, bits of code and errors on code; bits of each, in order."""
+        metrics = [r.run[name]["metrics"] for name in names]
+        bits, count = sorted(map(r.mean, names)), len(names)
+        code = sum(m["bits_per_byte"]["model"]["code"] for m in metrics) / count
+        return sum(bits) / count, code, sum(m["error_rate"]["model"]["code"] for m in metrics) / count, bits
+
     named = {
-        "tiny_scratch": "from scratch", "tiny_logits": "teacher's distribution",
-        "tiny_adversary": "and adversary", "tiny_rule": "`tiny_rule`: distribution, gate, more steps",
-        "teacher": "native, ten times larger (the teacher)",
+        "from scratch": r.seeds("tiny_scratch"), "teacher's distribution": r.seeds("tiny_logits"),
+        "and adversary": r.seeds("tiny_adversary"), "`tiny`: distribution, gate, more steps": ["tiny"],
+        "native, ten times larger (the teacher)": ["teacher_third"],
     }  # fmt: skip
-    base = r.run["tiny_scratch"]["metrics"]
-    error = base["error_rate"]["model"]["code"]
-    for name, title in named.items():
-        m = r.run[name]["metrics"]
-        own = m["error_rate"]["model"]["code"]
+    scratch = figures(named["from scratch"])
+    rows = []
+    for title, names in named.items():
+        mean, code, error, bits = figures(names)
         rows.append(
             [
                 title,
-                f"{r.run[name]['training']['shape']['parameters']:,}",
-                f"{r.mean(name):.4f}",
-                percent(r.mean(name), r.mean("tiny_scratch")),
-                f"{m['bits_per_byte']['model']['code']:.4f}",
-                f"{100 * own:.2f} %",
-                percent(own, error),
+                f"{r.run[names[0]]['training']['shape']['parameters']:,}",
+                " ".join(f"{b:.4f}" for b in bits),
+                f"{mean:.4f}",
+                percent(mean, scratch[0]),
+                f"{code:.4f}",
+                f"{100 * error:.2f} %",
+                percent(error, scratch[2]),
             ]
         )
-    large = r.run["teacher"]["metrics"]["error_rate"]["model"]["code"]
-    best = r.run["tiny_logits"]["metrics"]["error_rate"]["model"]["code"]
+    taught, told = figures(named["teacher's distribution"]), figures(named["and adversary"])
+    apart = taught[3][-1] < told[3][0] and told[3][-1] < scratch[3][0]
     return [
         "## Distillation",
         "",
-        f"`tiny`'s shape, float, no gate, {r.steps('tiny_scratch')} steps of the same batches; `tiny_rule` "
-        f"had {r.steps('tiny_rule')}, the teacher {r.steps('teacher')}. Errors: next bytes of code that are "
-        "not the likeliest one.",
+        f"`tiny`'s shape, float, no gate, {r.steps('tiny_scratch_1')} steps; a run a seed, the same batches "
+        f"for the same seed. `tiny` had {r.steps('tiny')}, the teacher {r.steps('teacher_third')}. Errors: "
+        "next bytes of code that are not the likeliest one.",
         "",
-        *table(["", "parameters", "bits per byte", "", "code", "errors on code", ""], rows),
+        *table(["", "parameters", "bits per byte, runs", "mean", "", "code", "errors on code", ""], rows),
         "Errors of the distilled student against the native model ten times larger: "
-        f"{percent(best, large)}. The article claims -38 %, which does not hold here. Against the same "
-        f"model from scratch: {percent(best, error)}. The adversary takes back a part of what distillation "
-        "gains in bits.",
+        f"{percent(taught[2], figures(['teacher_third'])[2])}. The article claims -38 %, which does not hold "
+        f"here. Against the same model from scratch: {percent(taught[2], scratch[2])}. The adversary takes "
+        f"back {100 * (told[0] - taught[0]) / (scratch[0] - taught[0]):.0f} % of what distillation gains in "
+        f"bits; the runs of the three kinds {'do not' if apart else ''} overlap.".replace("  ", " "),
         "",
     ]
 
 
 def _stages(r: Records) -> list[str]:
     rows = []
-    for name, title in (("tiny_scratch", "1000 : 300 : 70"), ("tiny_one_stage", "one stage, the mean mix")):
-        m = r.run[name]["metrics"]["bits_per_byte"]["model"]
-        rows.append([title, *(f"{m[d]:.4f}" for d in DOMAINS), f"{r.mean(name):.4f}"])
+    kinds = {"tiny_scratch": "1000 : 300 : 70", "tiny_one_stage": "one stage, the mean mix"}
+    for kind, title in kinds.items():
+        bits = [r.run[name]["metrics"]["bits_per_byte"]["model"] for name in r.seeds(kind)]
+        by = [sum(b[d] for b in bits) / len(bits) for d in DOMAINS]
+        rows.append(
+            [title, *(f"{b:.4f}" for b in by), f"{sum(by) / len(by):.4f}",
+             " ".join(f"{m:.4f}" for m in r.means(kind))]
+        )  # fmt: skip
+    three, one = map(r.means, kinds)
     return [
         "## Three stages against one",
         "",
-        "Same model, steps and learning rate, from scratch, float.",
+        f"Same model, steps and learning rate, from scratch, float; {len(three)} seeds, their mean and each.",
         "",
-        *table(["", *DOMAINS, "mean"], rows),
+        *table(["", *DOMAINS, "mean", "runs"], rows),
+        f"Three stages against one: {percent(sum(three), sum(one))}. "
+        + ("No run of one stage is as good." if three[-1] < one[0] else "The runs of both kinds overlap."),
+        "",
     ]
 
 
@@ -101,14 +117,15 @@ def _precision(r: Records) -> list[str]:
     rows = []
     for name, title in (
         ("base", "`base`"),
+        ("base_rule", "`base_rule`: the recipe `base` with `tiny`'s rule"),
         ("tiny", "`tiny`"),
-        ("tiny_rule", "`tiny_rule`: the recipe `tiny` as it is now"),
+        ("tiny_rule", "`tiny_rule`: the recipe `tiny` with fewer steps"),
         ("tiny_rule_fp8", "the same, INT4 never entered"),
         ("dense_active", "`dense_active`"),
         ("dense_total", "`dense_total`"),
         ("base_int4_early", "`base`'s shape, an earlier recipe: tolerance 0.25, no rate in the rule"),
-        ("tiny_scratch", "`tiny`'s shape, from scratch"),
-        ("tiny_logits", "the same, distilled"),
+        ("tiny_scratch_1", "`tiny`'s shape, from scratch"),
+        ("tiny_logits_1", "the same, distilled"),
     ):
         run = r.run[name]
         formats = run["training"]["recipe"]["formats"]
@@ -131,9 +148,8 @@ def _precision(r: Records) -> list[str]:
              percent(pair[1], pair[0])]
         )  # fmt: skip
     trained, after = r.mean("tiny_rule", "int4"), r.mean("tiny_rule_fp8", "int4")
-    run = r.run["tiny_rule"]
-    first = next(row for row in run["precision"] if row["next"] == "int4" and row["entered"] == "True")
-    count = run["training"]["steps"] - int(first["step"])
+    first, count = r.entered("tiny_rule", "int4"), r.steps_since("tiny_rule", "int4")
+    early, late = (r.steps_since(name, "int4") for name in ("base_rule", "base"))
     return [
         "## Precision that follows the training",
         "",
@@ -144,7 +160,11 @@ def _precision(r: Records) -> list[str]:
         f"In `tiny_rule` the rule measured {first['ratio']} at {first['rate']} of the rate when INT4 was "
         f"entered, {count} steps before the end. The same run from there on in FP8, rounded to INT4 "
         f"afterwards, gives {after:.4f} where INT4 in training gives {trained:.4f} "
-        f"({percent(trained, after)}): it pays for what it costs in float, and little more.",
+        f"({percent(trained, after)}): it pays for what it costs in float, and little more. In `base_rule` "
+        f"INT4 trained for {early:,} steps, in `base` for {late:,}: rounding then costs "
+        f"{percent(r.mean('base_rule', 'int4'), r.mean('base_rule'))} and "
+        f"{percent(r.mean('base', 'int4'), r.mean('base'))}, and INT4 weights are "
+        f"{percent(r.mean('base_rule', 'int4'), r.mean('base', 'int4'))} against `base`'s.",
         "",
     ]
 
@@ -164,15 +184,18 @@ def _dense(r: Records) -> list[str]:
          *(percent(r.at_step("base", step), r.at_step(name, step)) for name in names[1:])]
         for step in _EQUAL
     ]  # fmt: skip
+    active, total = (r.run["base"]["training"]["shape"][key] for key in ("active", "parameters"))
     return [
         "## Against dense models",
         "",
         "`dense_active` has as many active parameters as `base`, `dense_total` as many in all: one expert "
-        "that always runs; same data, seed, rates, formats, and a teacher of the same recipe. `dense_active` "
-        "followed `base` step by step; `dense_total` was ended by the clock, its stages and cooldown "
-        "complete. All test text:",
+        "that always runs; same data, seed, rates, formats, and a teacher of the same recipe. Both followed "
+        "`base` step by step. All test text:",
         "",
         *table(["", "active parameters", "steps", *DOMAINS, "mean", "`base` against it"], quality),
+        "Hardly better than the dense model of as many parameters in all, but with "
+        f"{100 * active / total:.0f} % of them at work for a byte: that is what the experts buy here.",
+        "",
         "Validation bits per byte after as many steps, at the full rate:",
         "",
         *table(["steps", *(f"`{n}`" for n in names), "`base` against the first", "the second"], rows),
@@ -188,16 +211,18 @@ def _density(r: Records) -> list[str]:
     for name in (
         "base",
         "tiny",
-        "tiny_scratch",
-        "tiny_logits",
-        "tiny_adversary",
-        "tiny_one_stage",
+        "tiny_scratch_1",
+        "tiny_logits_1",
+        "tiny_adversary_1",
+        "tiny_one_stage_1",
         "tiny_rule",
         "tiny_rule_fp8",
+        "base_rule",
         "dense_active",
         "dense_total",
         "teacher",
         "teacher_again",
+        "teacher_third",
     ):
         shape, mean = r.run[name]["training"]["shape"], r.run[name]["metrics"]["mean"]
         rows.append(row(f"`{name}`", of_model(shape, mean["model"])))
@@ -218,7 +243,10 @@ def _density(r: Records) -> list[str]:
 
 def _energy(r: Records) -> list[str]:
     rows = []
-    alone = ("teacher", "teacher_again", "base", "dense_active", "dense_total", "base_int4_early")
+    alone = (
+        "teacher", "teacher_again", "teacher_third", "base", "base_rule", "dense_active", "dense_total",
+        "base_int4_early", "tiny",
+    )  # fmt: skip
     for name in (*alone, "tiny_rule"):
         run = r.run[name]["training"]
         for stage in run["stages"]:
@@ -247,7 +275,8 @@ def _energy(r: Records) -> list[str]:
         "## Training energy",
         "",
         f"NVML's counter of the whole board, idle power included; {r.run['base']['training']['device']}. "
-        "All had a board to themselves but `tiny_rule`, which shared it with the filter's runs and its twin.",
+        "All had a board to themselves but `tiny_rule`, which shared it with the filter's runs and its "
+        "twin. `tiny`, `base_rule` and `dense_total` found their compiled code in a cache.",
         "",
         *table(["run", "stage", "steps", "seconds", "Wh"], rows),
         "At equal quality: watt-hours after which a run's validation bits per byte were first so few, on "
@@ -255,8 +284,8 @@ def _energy(r: Records) -> list[str]:
         "",
         *table(["quality", *(f"`{m}`" for m in models)], equal),
         "The dense model of as many active parameters takes several times `base`'s energy to the same "
-        "quality; the one of as many in all, about as much: training computes all experts. Neither came as "
-        f"far as `base`. A dense model that did is the teacher, with {larger:.1f} times the active "
+        "quality; the one of as many in all, about as much: training computes all experts. Neither came "
+        f"quite as far as `base`. A dense model that did is the teacher, with {larger:.1f} times the active "
         "parameters and no teacher of its own, on less energy than `base`.",
         "",
     ]
