@@ -195,12 +195,6 @@ class HardwareConfig:
         return ACT8_BITS // self.act_bits
 
     @property
-    def store(self) -> str:
-        """The kind of memory, as Yosys calls it, for finished rows of body "lut": an array with a clock of
-        its own is made to fill a device, and then LUTs are scarce, not block RAM."""
-        return "block" if self.array_clock > 1 else "distributed"
-
-    @property
     def split(self) -> int | None:
         """The split of all passes, see :mod:`sw_model.topology`; None: the array takes any."""
         return self.columns.bit_length() - 1 if self.body == "lut" else None

@@ -146,11 +146,12 @@ class LookupTile(wiring.Component):
         """Finished rows, and the chain on which they leave."""
         config, layout = self._config, result_layout(self._config)
         result = data.View(layout, Signal(layout.size, name="result"))
+        # Not in block RAM: in a large array so little of it is left then that all else goes where that is.
         m.submodules.rows = rows = Memory(
             shape=layout.size,
             depth=self.SLOTS,
             init=[],
-            attrs={"no_rw_check": 1, "ram_style": config.store},
+            attrs={"no_rw_check": 1, "ram_style": "distributed"},
         )
         write, read = rows.write_port(), rows.read_port()
         fetch = Signal(fetch_layout(config), reset_less=True)
