@@ -191,6 +191,7 @@ def mapped(work: Path, config: HardwareConfig) -> tuple[dict[str, set[str]], dic
     return kinds, cells
 
 
+LANES = 32
 BLOCK_RAM = {"DP16KD", "PDPW16KD"}
 #: Of everything but the array: the gate, the router's weights and sigmoid, sequencer, combine, SwiGLU.
 PRODUCTS = {"combine": 3, "swiglu": 6}
@@ -204,8 +205,8 @@ def test_memories_and_multipliers_are_hard_blocks(tmp_path):
             name = f"array.tile{tile}.{memory}"
             found = set().union(*(kind for memory, kind in kinds.items() if memory.startswith(name)))
             assert found and found <= BLOCK_RAM, name
-    lanes, scale = 32, 2
-    assert cells["MULT18X18D"] >= SMALL.tiles * (lanes + scale) + sum(PRODUCTS.values())
+    scale = 2
+    assert cells["MULT18X18D"] >= SMALL.tiles * (LANES + scale) + sum(PRODUCTS.values())
     assert cells["DP16KD"] < 30
 
 
@@ -244,17 +245,25 @@ def test_preset_of_the_large_array(tmp_path):
     assert 2 * config.tiles + sum(PRODUCTS.values()) <= cells["MULT18X18D"] < 2 * config.tiles + 60
 
 
+#: LUTs of the device that a cell takes.
+LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_preset_of_the_small_device(tmp_path):
-    """Products and memories are in the few hard blocks that it has."""
-    config, board = load_config("ecp5_25f"), BOARDS["ulx3s_25f"]
-    flow.write_verilog(board, config, None, tmp_path)
+@pytest.mark.parametrize("preset", sorted({board.preset for board in BOARDS.values()}))
+def test_presets_fit(preset, tmp_path):
+    """The boards that they are listed for; products and memories are in hard blocks."""
+    config, boards = load_config(preset), [board for board in BOARDS.values() if board.preset == preset]
+    flow.write_verilog(boards[0], config, None, tmp_path)
     cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP)
-    room = board.capacity
-    assert 2 * config.tiles + 10 <= cells["MULT18X18D"] <= room["dsp"]
-    assert 9 * config.tiles <= cells["DP16KD"] <= room["bram"]
-    assert cells["TRELLIS_FF"] <= room["ff"]
+    need = {name: sum(cells.get(t, 0) for t in types) for name, types in flow.SYNTHESISED.items()}
+    need["lut"] = sum(n * cells.get(name, 0) for name, n in LUTS.items())
+    for board in boards:
+        assert all(need[resource] <= board.capacity[resource] for resource in need), board.name
+    products = 2 if config.body == "lut" else LANES + 2
+    assert need["dsp"] >= config.tiles * products + sum(PRODUCTS.values())
+    assert need["bram"] * 18 * 1024 >= config.tiles * (config.words * 4 * LANES + config.scales * 18)
 
 
 #: Sums of what fits into an adder's tables, of what does not, and of LUTs that something else reads too.
@@ -329,6 +338,14 @@ def test_failing_tools(tmp_path, monkeypatch, script, error, message):
     monkeypatch.setattr(flow, "_WHEEL", script)
     with pytest.raises(error, match=message):
         flow.run_tool("nextpnr-ecp5", tmp_path, [], SMALL, lambda _: None)
+
+
+@pytest.mark.parametrize(("preset", "router"), [("ecp5_25f", False), ("ecp5_85f_lut", True)])
+def test_router_of_large_arrays(preset, router, tmp_path, monkeypatch):
+    asked: list[list[str]] = []
+    monkeypatch.setattr(flow, "run_tool", lambda tool, work, arguments, *_: asked.append(arguments))
+    flow._place_and_route(BOARDS["ulx3s_85f"], load_config(preset), tmp_path, lambda _: None)
+    assert ("router2" in asked[0]) == router
 
 
 def test_native_tool(tmp_path, monkeypatch):

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import DomainRenamer
+from amaranth.hdl import DomainRenamer, Module
 from amaranth_bench import Sink, Source, clock, raw, simulate, transfer
 from test_hw_array import Activations, Matrix, check_passes
 from test_hw_macro_tile import STEPS, pack_bytes, random_bytes, random_codes
 
 from hw.cim.lookup import LookupMacro
-from hw.cim.tables import GROUP, GROUPS, TableGenerator
+from hw.cim.tables import GROUP, GROUPS, BlockSums, TableGenerator
 from hw.pe.lookup_array import ARRAY_DOMAIN, LookupArray
 from sw_model.compiler import pack_words
 from sw_model.config import HardwareConfig
@@ -61,7 +61,10 @@ def test_tables() -> None:
     """Blocks at the shortest distance and at others: entries, parities and offset."""
     rng = np.random.default_rng(2)
     acts = EXTREME + [random_bytes(rng) for _ in range(20)]
-    dut = TableGenerator()
+    m = Module()
+    m.submodules.sums = sums = BlockSums()
+    m.submodules.dut = dut = TableGenerator()
+    m.d.comb += [sums.act.eq(dut.act), dut.sums.eq(sums.o)]
 
     async def bench(ctx: Any) -> None:
         for n, act in enumerate(acts):
@@ -88,10 +91,10 @@ def test_tables() -> None:
                     assert write.bank == n & 1
                     written.add(write.entry)
                 if cycle >= dut.OFFSET_AT:
-                    assert offset == halves(act)
+                    assert offset == -halves(act)
             assert written == set(range(8))
 
-    simulate(dut, bench)
+    simulate(m, bench)
 
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["baked", "loaded"])

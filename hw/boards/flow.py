@@ -48,8 +48,10 @@ _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
-#: Of large arrays, a matter of routing: this router settles what all nets want of a wire at once, and the
-#: placer fills 3/4 of a region before it spreads the cells, not 9/10.
+#: Of arrays of so many tiles, a matter of routing: this router settles what all nets want of a wire at once,
+#: and the placer fills 3/4 of a region before it spreads the cells, not 9/10. Four tiles that fill a small
+#: device it had not settled after 130 rounds; the other router, net by net, settles them.
+LARGE = 16
 ROUTER = ("--router", "router2", "--placer-heap-beta", "0.75")
 #: It asks more for a wire that is taken in every round; with its own 2 a round, and sometimes with 0.5, it
 #: comes to prefer detours of any length, which take what is left, and wires wanted twice become more again.
@@ -241,7 +243,7 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
         "--report", "nextpnr.json",
         "--log", "nextpnr.log",
         "--seed", str(SEED),
-        *(ROUTER if config.body == "lut" else ()),
+        *(ROUTER if config.tiles >= LARGE else ()),
         # A clock that is missed is reported, not refused: the user sees by how much.
         "--timing-allow-fail",
     ]  # fmt: skip

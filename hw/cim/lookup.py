@@ -5,20 +5,15 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.cim.tables import ENTRY_BITS, GROUP, GROUPS, OFFSET_BITS, PARITY, TABLE_WRITE
+from hw.cim.tables import ENTRY_BITS, GROUP, GROUPS, OFFSET_BITS, PARITY, TABLE_WRITE, add_carry
 from sw_model.formats import BLOCK, NIBBLE
 
-__all__ = ["WORD_BITS", "LookupMacro", "add_carry"]
+__all__ = ["WORD_BITS", "LookupMacro"]
 
 WORD_BITS = BLOCK * NIBBLE
 _PLANES = NIBBLE
 #: Groups whose nibbles are in one memory: 32 bits, what a block RAM gives in a cycle.
 _NEAR = 2
-
-
-def add_carry(a: Value, b: Value, carry: Value) -> Value:
-    """a + b + carry, signed, as one adder with a carry in."""
-    return (Cat(1, a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
 
 
 def _register(m: Module, value: Value, name: str) -> Signal:

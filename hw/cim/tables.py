@@ -3,13 +3,13 @@
 from itertools import pairwise
 
 from amaranth.hdl import Array as Choice
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from sw_model.formats import BLOCK
 
-__all__ = ["GROUP", "GROUPS", "PARITY", "TABLE_WRITE", "TableGenerator"]
+__all__ = ["GROUP", "GROUPS", "PARITY", "TABLE_WRITE", "BlockSums", "TableGenerator", "add_carry"]
 
 GROUP = 4
 GROUPS = BLOCK // GROUP
@@ -26,6 +26,60 @@ TABLE_WRITE = data.StructLayout(
 PARITY = data.ArrayLayout(data.StructLayout({"x": GROUP - 1, "u": 1, "even": 1}), GROUPS)
 
 
+#: What follows from a block as a whole: each group's sum; minus the sum of all groups' halves, rounded up.
+SUMS = data.StructLayout({"groups": data.ArrayLayout(signed(10), GROUPS), "offset": signed(OFFSET_BITS)})
+
+
+def add_carry(a: Value, b: Value, carry: Value) -> Value:
+    """a + b + carry, signed, as one adder with a carry in."""
+    return (Cat(1, a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
+
+
+class BlockSums(wiring.Component):
+    """Sums of the eight groups of four activations x0 .. x3 in a block, for the tables of all columns.
+
+        groups[g] = x0 + x1 + x2 + x3        offset = - sum over g of ceil(groups[g] / 2)
+
+    Members
+    -------
+    act : 32 signed bytes at cycle t
+    o : ``groups`` at t + ``LATENCY``, ``offset`` at t + ``OFFSET_LATENCY`` (:data:`SUMS`)
+
+    Throughput: a block a cycle. Exact.
+    """
+
+    LATENCY = 2
+    OFFSET_LATENCY = LATENCY + GROUPS.bit_length()
+
+    def __init__(self) -> None:
+        super().__init__({"act": In(8 * BLOCK), "o": Out(SUMS)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+
+        def register(value: Value, name: str) -> Signal:
+            q = Signal(value.shape(), name=name, reset_less=True)
+            m.d.sync += q.eq(value)
+            return q
+
+        leaves = []
+        for g in range(GROUPS):
+            x = [self.act[8 * (GROUP * g + i) :][:8].as_signed() for i in range(GROUP)]
+            pair = [register(a + b, f"pair{g}_{n}") for n, (a, b) in enumerate((x[:2], x[2:]))]
+            total = register(pair[0] + pair[1], f"total{g}")
+            m.d.comb += self.o.groups[g].eq(total)
+            leaves.append((total >> 1, total[0]))
+        # A half is rounded up by a carry: of a pair's first in its adder, of its second in one further down.
+        while len(leaves) > 1:
+            leaves = [
+                (register(add_carry(a, b, odd_a), "half"), register(odd_b, "odd"))
+                for (a, odd_a), (b, odd_b) in zip(leaves[::2], leaves[1::2], strict=True)
+            ]
+        half, odd = leaves[0]
+        m.d.comb += self.o.offset.eq(register(add_carry(~half, C(0, 1), ~odd), "offset"))
+        return m
+
+
 class TableGenerator(wiring.Component):
     """Tables of the eight groups of four activations x0 .. x3 in a block.
 
@@ -36,23 +90,24 @@ class TableGenerator(wiring.Component):
 
     Members
     -------
-    act : 32 signed bytes, steady from two cycles before ``load`` until then
+    act : 32 signed bytes
+    sums : of :class:`BlockSums` for these; they are steady from two cycles before ``load`` until then
     load : start on ``act``; ``bank``: into this bank; at least 8 cycles apart
     write : entries for the tiles' tables (:data:`TABLE_WRITE`), 2 .. 9 cycles after ``load``
     parity : of the block (:data:`PARITY`), from the cycle after ``load`` until the next one's
-    offset : sum over groups of ceil((x0 + x1 + x2 + x3) / 2), ``OFFSET_AT`` cycles after ``load`` until
-        3 cycles after the next one's
+    offset : that of ``sums``, from ``OFFSET_AT`` cycles after ``load`` until as many after the next one's
 
     Throughput: a block in 8 cycles. Exact.
     """
 
-    OFFSET_AT = 4
+    OFFSET_AT = BlockSums.OFFSET_LATENCY - BlockSums.LATENCY + 1
     WRITES = 1 << (GROUP - 1)
 
     def __init__(self) -> None:
         super().__init__(
             {
                 "act": In(8 * BLOCK),
+                "sums": In(SUMS),
                 "load": In(1),
                 "bank": In(1),
                 "write": Out(TABLE_WRITE),
@@ -100,13 +155,9 @@ class TableGenerator(wiring.Component):
         down = Signal()  # the bit of the entry that turns is 0 now, so its x is subtracted
         m.d.comb += down.eq(~entry.bit_select(turn, 1))
 
-        halves = []
         for g in range(GROUPS):
-            x = [self.act[8 * (GROUP * g + i) :][:8].as_signed() for i in range(GROUP)]
-            pair = [Signal(signed(9), name=f"pair{g}_{i}", reset_less=True) for i in range(2)]
-            total = Signal(signed(10), name=f"total{g}", reset_less=True)
-            m.d.sync += [pair[0].eq(x[0] + x[1]), pair[1].eq(x[2] + x[3]), total.eq(pair[0] + pair[1])]
-
+            x = [self.act[8 * (GROUP * g + i) :][:8].as_signed() for i in range(GROUP - 1)]
+            total = self.sums.groups[g]
             kept = [Signal(signed(8), name=f"x{g}_{i}", reset_less=True) for i in range(GROUP - 1)]
             u = Signal(signed(9), name=f"u{g}", reset_less=True)
             moved = Signal(signed(9), name=f"moved{g}")
@@ -118,25 +169,14 @@ class TableGenerator(wiring.Component):
             m.d.sync += [write.u[g].eq(u[1:]), u.eq(moved)]
             with m.If(self.load):
                 m.d.sync += [
-                    *[to.eq(of) for to, of in zip(kept, x, strict=False)],
+                    *[to.eq(of) for to, of in zip(kept, x, strict=True)],
                     u.eq(total >> 1),
-                    parity[g].x.eq(Cat(of[0] for of in x[: GROUP - 1])),
+                    parity[g].x.eq(Cat(of[0] for of in x)),
                     parity[g].u.eq(total[1]),
                     parity[g].even.eq(~total[0]),
                 ]
-            half = Signal(signed(10), name=f"half{g}", reset_less=True)
-            m.d.sync += half.eq((total >> 1) + total[0])
-            halves.append(half)
-        loaded = Signal()
-        m.d.sync += loaded.eq(self.load)
-        with m.If(loaded):  # the first sums are still those of this block
-            level = [a + b for a, b in zip(halves[::2], halves[1::2], strict=True)]
-            quarter = [Signal(signed(11), name=f"quarter{i}", reset_less=True) for i in range(len(level))]
-            m.d.sync += [to.eq(of) for to, of in zip(quarter, level, strict=True)]
-        two = [Signal(signed(12), name=f"two{i}", reset_less=True) for i in range(2)]
-        m.d.sync += [
-            two[0].eq(quarter[0] + quarter[1]),
-            two[1].eq(quarter[2] + quarter[3]),
-            offset.eq(two[0] + two[1]),
-        ]
+        loads = Signal(self.OFFSET_AT - 1)  # in the cycles before
+        m.d.sync += loads.eq(Cat(self.load, loads))
+        with m.If(loads[-1]):
+            m.d.sync += offset.eq(self.sums.offset)
         return m

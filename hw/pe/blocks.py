@@ -134,7 +134,6 @@ class BlockSequencer(wiring.Component):
         m.d.comb += [
             entries.eq((job.blocks + columns - 1) >> (columns - 1)),
             stride.eq(entries << lanes),
-            last_block.eq(block == job.blocks - 1),
             last.eq(last_block & last_column),
             last_set.eq(low == job.wide),
             going.eq(running & ready & (self.room | (part != 0))),
@@ -142,6 +141,9 @@ class BlockSequencer(wiring.Component):
             finish.eq(step & last & last_set & ~full),
             self.i.ready.eq(~running | finish),
         ]
+        # A register, since what the scheduler does next hangs on it; it is looked at with the block's last
+        # elements, cycles after the counter moved.
+        m.d.sync += last_block.eq(block == job.blocks - 1)
         m.d.sync += [
             self.step_valid.eq(going),
             self.step.word.eq(part),

@@ -4,7 +4,7 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.cim.tables import GROUPS, OFFSET_BITS, PARITY, TableGenerator
+from hw.cim.tables import GROUPS, OFFSET_BITS, PARITY, BlockSums, TableGenerator
 from hw.pe.blocks import block_layout
 from hw.pe.drain import result_layout
 from hw.pe.lookup_tile import LookupTile, control_layout, fetch_layout
@@ -67,6 +67,7 @@ class Engine(wiring.Component):
         m = Module()
         config, at = self._config, LookupTile
         columns = config.columns
+        m.submodules.sums = sums = BlockSums()
         tables = [TableGenerator() for _ in range(columns)]
         for c, table in enumerate(tables):
             m.submodules[f"tables{c}"] = table
@@ -96,9 +97,11 @@ class Engine(wiring.Component):
             whole.eq(load & (column == columns - 1)),
             self.i.ready.eq(load),
         ]
+        m.d.comb += sums.act.eq(head.act)
         for c, table in enumerate(tables):
             m.d.comb += [
                 table.act.eq(head.act),
+                table.sums.eq(sums.o),
                 table.load.eq(load & (column == c)),
                 table.bank.eq(fill),
             ]
@@ -167,7 +170,7 @@ class Engine(wiring.Component):
                 m.d.sync += [
                     shifts[c].eq(first + Cat(C(0, 2), following.last_step)),
                     parities[c].eq(tables[c].parity),
-                    offsets[c].eq(-tables[c].offset),
+                    offsets[c].eq(tables[c].offset),
                 ]
 
         # Rows: places among the finished ones, kept from the start of their chunk's last block.
