@@ -235,6 +235,16 @@ class HardwareConfig:
         return max(self.max_hidden, self.max_intermediate) // BLOCK
 
     @property
+    def max_act_blocks(self) -> int:
+        """Blocks of activations that passes may read: a token's, or its h of all experts."""
+        return max(self.max_hidden, self.max_slots * self.max_intermediate) // BLOCK
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest matrix; the router's are experts, two more, and domains."""
+        return max(self.max_hidden, 2 * self.max_intermediate, self.max_experts + 2 + self.max_domains)
+
+    @property
     def max_slots(self) -> int:
         """Expert results that one token combines: the routed ones and the base expert."""
         return self.max_top_k + 1

@@ -1,6 +1,7 @@
 """Order, and a tiny random checkpoint. Tests run cheapest first: units, simulations, slow ones."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as sw_model/training does it, which may come after torch
 
 TINY: dict[str, Any] = {
     "model_type": "qwen2_moe",

@@ -26,7 +26,7 @@ def small_config(tiles: int, columns: int = 1, drain: int = 1, act_bits: int = 0
     """``act_bits``: those of body "asic"; 0: body "dsp"."""
     body: dict[str, Any] = {"body": "asic", "act_bits": act_bits} if act_bits else {}
     return HardwareConfig(
-        name="array", tiles=tiles, words=512, scales=256, max_hidden=96, max_intermediate=96, max_experts=4,
+        name="array", tiles=tiles, words=512, scales=256, max_hidden=128, max_intermediate=96, max_experts=4,
         max_top_k=2, columns=columns, drain=drain, **body,
     )  # fmt: skip
 

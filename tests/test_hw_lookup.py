@@ -169,8 +169,8 @@ def test_macro(loaded: bool) -> None:
 
 def lookup_config(tiles: int, array_clock: int = 1, drain: int = 1, columns: int = 1) -> HardwareConfig:
     return HardwareConfig(
-        name="lookup", tiles=tiles, words=1024, scales=512, max_hidden=96, max_intermediate=96, max_experts=4,
-        max_top_k=2, body="lut", array_clock=array_clock, drain=drain, columns=columns,
+        name="lookup", tiles=tiles, words=1024, scales=512, max_hidden=96, max_intermediate=160,
+        max_experts=4, max_top_k=2, body="lut", array_clock=array_clock, drain=drain, columns=columns,
     )  # fmt: skip
 
 

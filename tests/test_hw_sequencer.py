@@ -23,7 +23,7 @@ def number(value: Any) -> int:
 
 def config(tiles: int, columns: int = 1) -> HardwareConfig:
     return HardwareConfig(
-        name="sequencer", tiles=tiles, words=1024, scales=256, max_hidden=64, max_intermediate=64,
+        name="sequencer", tiles=tiles, words=1024, scales=256, max_hidden=160, max_intermediate=128,
         max_experts=4, max_top_k=2, columns=columns,
     )  # fmt: skip
 

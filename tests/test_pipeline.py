@@ -42,6 +42,7 @@ def test_small_from_text_to_metrics(tmp_path):
         for domain in DOMAINS:
             text = rng.integers(97, 123, 600).astype(np.uint8).tobytes()
             (tmp_path / "corpus" / split / f"{domain}.txt").write_bytes(text)
+    (tmp_path / "corpus" / "manifest.json").write_text("{}")
     teacher = shrunk("teacher_small", experts=1, top_k=1, intermediate=32)
     student = shrunk("small", experts=4, top_k=2, intermediate=32)
     folders = tmp_path / "teacher", tmp_path / "small"
@@ -64,6 +65,8 @@ def test_small_from_text_to_metrics(tmp_path):
     assert kept["log"][-1]["format"] == "int4"
     assert kept["precision"][-1]["entered"] == "True"
     assert 0 < float(kept["log"][-1]["told"]) < 1
+    assert [part["name"] for part in kept["pipeline"]["parts"]] == ["teacher", "model", "gate", "measurement"]
+    assert all(0 < part["processor_seconds"] for part in kept["pipeline"]["parts"])
     assert kept["metrics"] == json.loads((folders[1] / "metrics.json").read_text())
     assert "200 bytes a domain" in kept["metrics"]["conditions"]["model"]
 

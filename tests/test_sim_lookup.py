@@ -33,7 +33,7 @@ SHAPES: list[dict[str, Any]] = [
     {"width": 64, "experts": 8, "shared": 64, "gated": True, "renormalise": False},
     {"hidden": 33, "width": 35, "shared": 37, "experts": 5},
     {"hidden": 2, "width": 1, "experts": 3, "renormalise": False},
-    {"hidden": 96, "width": 96, "experts": 2, "top_k": 1},
+    {"hidden": 96, "width": 96, "shared": 96, "gated": True, "experts": 5, "top_k": 3},  # as large as goes
 ]
 
 

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.cim.macro import Decode
 from hw.cim.serial import BitSerial
-from hw.pe.drain import Drain, PassInfo, rows_layout
+from hw.pe.drain import Drain, info_layout, rows_layout
 from hw.pe.reduction import Reduction
 from hw.pe.sequencer import Sequencer, pass_layout, step_layout
 from hw.pe.tile import Tile
@@ -27,7 +27,7 @@ class PeArray(wiring.Component):
 
     Members
     -------
-    i : stream of {job (:func:`pass_layout`), info (:data:`PassInfo`)}
+    i : stream of {job (:func:`pass_layout`), info (:func:`~hw.pe.drain.info_layout`)}
     step, step_valid : what the sequencer reads in this cycle (activation buffers look at it)
     act, act_shift : the blocks for ``step``, one a column, ``act_at`` cycles later
     o : stream of beats of rows (:func:`rows_layout`)
@@ -62,7 +62,11 @@ class PeArray(wiring.Component):
         tile_bits = max(1, (config.tiles - 1).bit_length())
         super().__init__(
             {
-                "i": In(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
+                "i": In(
+                    stream.Signature(
+                        data.StructLayout({"job": pass_layout(config), "info": info_layout(config)})
+                    )
+                ),
                 "step": Out(step_layout(config)),
                 "step_valid": Out(1),
                 "act": In(256 * config.columns),

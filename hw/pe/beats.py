@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from hw.pe.drain import PassInfo, result_layout, rows_layout
+from hw.pe.drain import info_layout, result_layout, rows_layout
 from sw_model.config import HardwareConfig
 
 __all__ = ["Beats"]
@@ -16,7 +16,7 @@ class Beats(wiring.Component):
 
     Members
     -------
-    info : stream of what goes with the rows (:data:`~hw.pe.drain.PassInfo`), an item a pass
+    info : stream of what goes with the rows (:func:`~hw.pe.drain.info_layout`), an item a pass
     i : stream of ``drain`` rows; ``tiles / columns`` rows are a group. Behind the last row of a pass, the
         rest of its group is dropped.
     o : stream of beats (:func:`~hw.pe.drain.rows_layout`)
@@ -31,7 +31,7 @@ class Beats(wiring.Component):
         self._group = config.tiles // config.columns // config.drain
         super().__init__(
             {
-                "info": In(stream.Signature(PassInfo)),
+                "info": In(stream.Signature(info_layout(config))),
                 "i": In(stream.Signature(data.ArrayLayout(result_layout(config), config.drain))),
                 "o": Out(stream.Signature(rows_layout(config))),
             }
@@ -40,15 +40,16 @@ class Beats(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         width = self._config.drain
-        m.submodules.infos = infos = SyncFIFO(width=PassInfo.size, depth=self.PASSES)
-        info = data.View(PassInfo, infos.r_data)
+        layout = info_layout(self._config)
+        m.submodules.infos = infos = SyncFIFO(width=layout.size, depth=self.PASSES)
+        info = data.View(layout, infos.r_data)
         m.d.comb += [
             infos.w_data.eq(self.info.payload),
             infos.w_en.eq(self.info.valid),
             self.info.ready.eq(infos.w_rdy),
         ]
         at = Signal(range(max(2, self._group)))
-        index, left = Signal(16), Signal(17)
+        index, left = Signal.like(info.rows), Signal.like(info.rows)
         dropping, last, taken = Signal(), Signal(), Signal()
         m.d.comb += [
             left.eq(info.rows - index),

@@ -40,11 +40,20 @@ def block_layout(config: HardwareConfig) -> data.StructLayout:
     )
 
 
-def read_layout() -> data.StructLayout:
+def read_layout(config: HardwareConfig) -> data.StructLayout:
     """Which part of which block is read in a buffer; ``end``, ``final``: its pass ends with it, it
     is the last of its token."""
     return data.StructLayout(
-        {"from_h": 1, "bank": 1, "set": 2, "act": 16, "word": 3, "split": SPLIT_BITS, "end": 1, "final": 1}
+        {
+            "from_h": 1,
+            "bank": 1,
+            "set": 2,
+            "act": range(config.max_act_blocks),
+            "word": 3,
+            "split": SPLIT_BITS,
+            "end": 1,
+            "final": 1,
+        }
     )
 
 
@@ -79,7 +88,7 @@ class BlockSequencer(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(pass_layout(config))),
-                "step": Out(read_layout()),
+                "step": Out(read_layout(config)),
                 "step_valid": Out(1),
                 "o": Out(block_layout(config)),
                 "o_valid": Out(1),
@@ -99,7 +108,7 @@ class BlockSequencer(wiring.Component):
         tiles = config.tiles // columns  # that have rows of their own
         job = Signal(pass_layout(config))
         running, ready = Signal(), Signal()
-        left, block, low = Signal(16), Signal(16), Signal()  # rows left; counters
+        left, block, low = Signal.like(job.rows), Signal.like(job.blocks), Signal()  # rows left; counters
         column, last_column, padding = Signal(), Signal(init=1), Signal()
         going, part = Signal(), Signal(range(BLOCK // read_width(config)))  # elements of the block
         word, chunk_word = Signal.like(job.word), Signal.like(job.word)

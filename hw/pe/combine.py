@@ -95,7 +95,7 @@ class Combine(wiring.Component):
         # Partial products, product, alignment, sum: a stage each.
         tag = data.StructLayout(
             {
-                "index": 16,
+                "index": row.index.shape(),
                 "first": 1,
                 "final": 1,
                 "last": 1,

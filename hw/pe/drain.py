@@ -13,7 +13,7 @@ from sw_model.tables import WEIGHT_BITS
 from sw_model.timing import SLOTS
 from sw_model.topology import SPLIT_BITS
 
-__all__ = ["Drain", "Kind", "PassInfo", "result_layout", "rows_layout"]
+__all__ = ["Drain", "Kind", "info_layout", "result_layout", "rows_layout"]
 
 
 class Kind(enum.Enum, shape=2):
@@ -24,19 +24,20 @@ class Kind(enum.Enum, shape=2):
     DOWN = 2
 
 
-#: What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
-#: ``first`` and ``final`` serve the combine; ``split``: groups of 2**split tiles give a row.
-PassInfo = data.StructLayout(
-    {
-        "kind": Kind,
-        "rows": 16,
-        "base": signed(TOP_BITS + 1),
-        "weight": WEIGHT_BITS,
-        "first": 1,
-        "final": 1,
-        "split": SPLIT_BITS,
-    }
-)
+def info_layout(config: HardwareConfig) -> data.StructLayout:
+    """What goes with the rows of a pass: ``base`` is the activations' exponent less ROW_EXP_BIAS; ``weight``,
+    ``first`` and ``final`` serve the combine; ``split``: groups of 2**split tiles give a row."""
+    return data.StructLayout(
+        {
+            "kind": Kind,
+            "rows": range(config.max_rows + 1),
+            "base": signed(TOP_BITS + 1),
+            "weight": WEIGHT_BITS,
+            "first": 1,
+            "final": 1,
+            "split": SPLIT_BITS,
+        }
+    )
 
 
 def result_layout(config: HardwareConfig) -> data.StructLayout:
@@ -51,9 +52,9 @@ def rows_layout(config: HardwareConfig) -> data.StructLayout:
         {
             "rows": data.ArrayLayout(result_layout(config), config.drain),
             "count": range(config.drain + 1),
-            "index": 16,
+            "index": range(config.max_rows),
             "last": 1,
-            "info": PassInfo,
+            "info": info_layout(config),
         }
     )
 
@@ -67,7 +68,7 @@ class Drain(wiring.Component):
 
     Members
     -------
-    info : stream of what goes with the rows (:data:`PassInfo`), an item a pass, in the passes' order
+    info : stream of what goes with the rows (:func:`info_layout`), an item a pass, in the passes' order
     start : a group is started; ``credit``: the next one may be
     results, done : results (:func:`result_layout`), the first tiles / 2**split of use, when they are finished
     o : stream of beats (:func:`rows_layout`)
@@ -82,7 +83,7 @@ class Drain(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "info": In(stream.Signature(PassInfo)),
+                "info": In(stream.Signature(info_layout(config))),
                 "start": In(1),
                 "credit": Out(1),
                 "results": In(data.ArrayLayout(result_layout(config), config.tiles)),
@@ -94,7 +95,8 @@ class Drain(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         tiles = self._config.tiles
-        m.submodules.infos = infos = SyncFIFO(width=PassInfo.size, depth=self.GROUPS)
+        layout = info_layout(self._config)
+        m.submodules.infos = infos = SyncFIFO(width=layout.size, depth=self.GROUPS)
         m.submodules.groups = groups = Memory(shape=self.results.shape(), depth=self.GROUPS, init=[])
         write, read = groups.write_port(), groups.read_port(domain="comb")
         stored, started = Signal(range(self.GROUPS + 1)), Signal(range(self.GROUPS + 1))
@@ -114,11 +116,11 @@ class Drain(wiring.Component):
             started.eq(started + self.start - freed),
         ]
 
-        info = data.View(PassInfo, infos.r_data)
+        info = data.View(layout, infos.r_data)
         width, least = self._config.drain, tiles // self._config.columns
         group, take = Signal(range(tiles + 1)), Signal(range(width + 1))  # results of a group, of them now
         at = Signal(range(max(2, tiles)))  # of the group: those before have left
-        index, next_index = Signal(16), Signal(17)  # rows that have left
+        index, next_index = Signal.like(info.rows), Signal(len(info.rows) + 1)  # rows that have left
         within = Signal(range(max(2, width)))  # of the beat: rows that are there
         last, whole, move = Signal(), Signal(), Signal()
         m.d.comb += [

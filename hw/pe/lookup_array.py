@@ -9,7 +9,7 @@ from hw.pe.activations import ActivationBuffer
 from hw.pe.beats import Beats
 from hw.pe.block_ram_fifo import BlockRamFIFO
 from hw.pe.blocks import BlockSequencer, block_layout, read_layout, read_width
-from hw.pe.drain import PassInfo, rows_layout
+from hw.pe.drain import info_layout, rows_layout
 from hw.pe.engine import Engine
 from hw.pe.sequencer import pass_layout
 from sw_model.config import HardwareConfig
@@ -26,7 +26,7 @@ class LookupArray(wiring.Component):
 
     Members
     -------
-    i : stream of {job (:func:`~hw.pe.sequencer.pass_layout`), info (:data:`~hw.pe.drain.PassInfo`)}
+    i : stream of {job (:func:`~hw.pe.sequencer.pass_layout`), info (:func:`~hw.pe.drain.info_layout`)}
     step, step_valid : the elements that are read in this cycle (:func:`~hw.pe.blocks.read_layout`)
     act, act_shift : these :func:`~hw.pe.blocks.read_width` elements, ``act_at`` cycles later
     o : stream of beats of rows (:func:`~hw.pe.drain.rows_layout`)
@@ -55,8 +55,12 @@ class LookupArray(wiring.Component):
         counts = self._sequencer.signature.members
         super().__init__(
             {
-                "i": In(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
-                "step": Out(read_layout()),
+                "i": In(
+                    stream.Signature(
+                        data.StructLayout({"job": pass_layout(config), "info": info_layout(config)})
+                    )
+                ),
+                "step": Out(read_layout(config)),
                 "step_valid": Out(1),
                 "act": In(8 * read_width(config)),
                 "act_shift": In(SHIFT_BITS),

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hw.host.registers import LAYER_WIDTHS
 from hw.numerics.quantiser import vectors_layout
 from hw.pe.contexts import CONTEXT
-from hw.pe.drain import Kind, PassInfo
+from hw.pe.drain import Kind, info_layout
 from hw.pe.sequencer import pass_layout
 from hw.router.router import route_layout
 from sw_model.compiler import Flag
@@ -78,7 +78,11 @@ class Scheduler(wiring.Component):
                 "h_block_done": In(1),
                 "h_top": In(signed(TOP_BITS)),
                 "h_release": Out(1),
-                "o": Out(stream.Signature(data.StructLayout({"job": pass_layout(config), "info": PassInfo}))),
+                "o": Out(
+                    stream.Signature(
+                        data.StructLayout({"job": pass_layout(config), "info": info_layout(config)})
+                    )
+                ),
                 "expert_used": Out(1),
             }
         )
@@ -95,9 +99,11 @@ class Scheduler(wiring.Component):
 
         # What the registers come to; they are steady while a token is inside.
         shared, biased = Signal(), Signal()
-        x_blocks, router_blocks = Signal(16), Signal(16)
-        h_blocks, shared_blocks = Signal(16), Signal(16)
-        router_rows = Signal(16)
+        most = range(config.max_blocks + 1)
+        x_blocks, router_blocks, h_blocks, shared_blocks = (
+            Signal(most, name=f"{of}_blocks") for of in ("x", "router", "h", "shared")
+        )
+        router_rows = Signal(range(config.max_rows + 1))
         m.d.sync += [
             shared.eq(flag(Flag.SHARED)),
             biased.eq(flag(Flag.EXPERT_BIASED)),
@@ -121,7 +127,11 @@ class Scheduler(wiring.Component):
         on_base, first = Signal(), Signal()  # the down pass is the base expert's, the token's first
 
         # Blocks of h: the slot's first, those there, those that the slot needs, up to which.
-        h_at, h_have, h_need, h_end = Signal(16), Signal(16), Signal(16), Signal(16, init=1)
+        h_at, h_have, h_end = (
+            Signal(range(config.max_act_blocks + 1), name=f"h_{n}", init=int(n == "end"))
+            for n in ("at", "have", "end")
+        )
+        h_need = Signal(most)
         h_there = Signal()
         m.d.comb += h_need.eq(Mux(~on_base, h_blocks, Mux(shared, shared_blocks, 1)))
         m.d.sync += [h_end.eq(h_at + h_need), h_there.eq(h_have >= h_end)]

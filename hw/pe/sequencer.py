@@ -25,8 +25,8 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
         {
             "word": (config.words - 1).bit_length(),
             "scale": (config.scales - 1).bit_length(),
-            "rows": 16,
-            "blocks": 16,
+            "rows": range(config.max_rows + 1),
+            "blocks": range(config.max_blocks + 1),
             "format": 3,
             "split": SPLIT_BITS,
             "from_h": 1,
@@ -35,7 +35,7 @@ def pass_layout(config: HardwareConfig) -> data.StructLayout:
             "final": 1,
             "high": 1,
             "bank": 1,
-            "act": 16,
+            "act": range(config.max_act_blocks + 1),
         }
     )
 
@@ -57,7 +57,7 @@ def step_layout(config: HardwareConfig) -> data.StructLayout:
             "split": SPLIT_BITS,
             "bank": 1,
             "set": 2,
-            "act": 16,
+            "act": range(config.max_act_blocks),
             "acts": range(config.columns + 1),
             "step": 3,
             "first": 1,
@@ -110,7 +110,7 @@ class Sequencer(wiring.Component):
         m = Module()
         job = Signal(pass_layout(self._config))
         running = Signal()
-        left, block, step_index = Signal(16), Signal(16), Signal(3)  # rows left; counters
+        left, block, step_index = Signal.like(job.rows), Signal.like(job.blocks), Signal(3)  # left; counters
         low = Signal()
         word, row_word = Signal.like(job.word), Signal.like(job.word)
         scale, row_scale = Signal.like(job.scale), Signal.like(job.scale)
@@ -131,7 +131,7 @@ class Sequencer(wiring.Component):
 
         # Tiles that share a row, and of them those that have a block of it in this step; rows of a slot.
         tiles, columns = self._config.tiles, self._config.columns
-        shared, at_work, rest = Signal(range(columns + 1)), Signal(range(columns + 1)), Signal(16)
+        shared, at_work, rest = Signal(range(columns + 1)), Signal(range(columns + 1)), Signal.like(block)
         rows = Signal(range(tiles + 1))
         m.d.comb += [
             shared.eq(1 << job.split if columns > 1 else 1),

@@ -4,10 +4,11 @@
         [--teacher-set FIELD=VALUE] [--test-bytes N]
 
 `make model PRESET=small` runs it. Under OUT there is a folder for the teacher and one for the model, with
-`config.json`, `model.safetensors`, `gate.json`, `metrics.json` and logs. What `models/` ships has baselines
-and worked problems in its `metrics.json` too (`measure --baselines FILE --questions 300`). A teacher that is
-there already is kept. The filter by semantic entropy is a command of its own and not a part of this: what it
-keeps trains better than a lot of as many bytes, but worse than all text (`docs/training.md`).
+`config.json`, `model.safetensors`, `gate.json`, `metrics.json`, `pipeline.json` (what each part took) and
+logs. What `models/` ships has baselines and worked problems in its `metrics.json` too (`measure --baselines
+FILE --questions 300`). A corpus or a teacher that is there already is kept. The filter by semantic entropy is
+a command of its own and not a part of this: what it keeps trains better than a lot of as many bytes, but
+worse than all text (`docs/training.md`).
 """
 
 import argparse
@@ -28,6 +29,7 @@ from sw_model.training.corpus import download, load
 from sw_model.training.measure import report
 from sw_model.training.recipe import Recipe, change, load_recipe
 from sw_model.training.sources import DOMAINS
+from sw_model.training.stopwatch import Stopwatch
 from sw_model.training.train import run
 
 __all__ = ["PRESETS", "Preset", "calibrate", "pipeline"]
@@ -76,16 +78,26 @@ def pipeline(
     device: torch.device,
     console: Console,
 ) -> dict:
-    """Train the teacher (unless its folder has a model) and the student, calibrate, measure; the metrics."""
+    """Corpus and teacher (unless they are there), student, gate, measurement; returns the metrics."""
     teacher, student = folders
+    watch = Stopwatch()
+    if not (corpus / "manifest.json").is_file():
+        with watch.part("corpus"):
+            download(corpus)
     if not (teacher / "model.safetensors").is_file():
-        run(recipes[0], corpus, teacher, device=device, console=console)
-    run(recipes[1], corpus, student, device=device, console=console, teacher=teacher)
+        with watch.part("teacher"):
+            run(recipes[0], corpus, teacher, device=device, console=console)
+    with watch.part("model"):
+        run(recipes[1], corpus, student, device=device, console=console, teacher=teacher)
     target = next((s.gate for s in recipes[1].stages if s.gate is not None), None)
     if target is not None:
-        calibrate(student, corpus, target=target, form=preset.form, total=preset.gate_bytes, console=console)
-    with console.status("measuring"):
-        return report(student, corpus, limit=preset.test_bytes)
+        form, total = preset.form, preset.gate_bytes
+        with watch.part("gate"):
+            calibrate(student, corpus, target=target, form=form, total=total, console=console)
+    with watch.part("measurement"), console.status("measuring"):
+        metrics = report(student, corpus, limit=preset.test_bytes)
+    watch.write(student / "pipeline.json")
+    return metrics
 
 
 def main() -> None:
@@ -110,8 +122,6 @@ def main() -> None:
             teacher = change(teacher, text)
         for text in args.set:
             student = change(student, text)
-        if not (args.corpus / "manifest.json").is_file():
-            download(args.corpus)
         result = pipeline(
             preset,
             (teacher, student),

@@ -14,7 +14,7 @@ __all__ = ["record"]
 
 
 def record(folder: Path, *, note: str = "") -> dict:
-    """All that `train`, `measure` and, for filtered text, `semantic_entropy` wrote, but the weights."""
+    """All that `train`, `measure`, `pipeline` and, for a filter, `semantic_entropy` wrote but weights."""
 
     def rows(name: str) -> list[dict]:
         path = folder / name
@@ -31,6 +31,7 @@ def record(folder: Path, *, note: str = "") -> dict:
         "precision": rows("precision_log.csv"),
         "metrics": table("metrics.json"),
         "filter": table("filter.json"),
+        "pipeline": table("pipeline.json"),
     }
 
 
