@@ -324,6 +324,22 @@ def _routing(r: Records) -> list[str]:
     ]
 
 
+def _small(r: Records) -> list[str]:
+    run = r.run["small"]
+    way = run["pipeline"]
+    rows = [[p["name"], f"{p['seconds']:.0f}", f"{p['processor_seconds']:.0f}"] for p in way["parts"]]
+    total = [sum(p[key] for p in way["parts"]) for key in ("seconds", "processor_seconds")]
+    rows.append(["all", *(f"{t:.0f}" for t in total)])
+    return [
+        "## The whole way on a small machine",
+        "",
+        f"`make model PRESET=small` on {way['cores']} cores, load average {way['load'][0]} before and "
+        f"{way['load'][1]} after; {r.steps('small')} steps of the model. {run['note']}",
+        "",
+        *table(["part", "seconds", "processor seconds"], rows),
+    ]
+
+
 def _problems(r: Records) -> list[str]:
     kinds = sorted(r.run["base"]["metrics"]["exact_match"])
     rows = [
@@ -351,7 +367,7 @@ def page(folder: Path = _FOLDER) -> str:
     ]
     sections = (
         _quality, _distillation, _stages, filter_table, _precision, _dense, _density, _energy, _routing,
-        _problems,
+        _problems, _small,
     )  # fmt: skip
     for section in sections:
         parts += section(r)
