@@ -69,7 +69,7 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_04_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_05_00  # major, minor, patch
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
