@@ -112,6 +112,7 @@ class SerialTop(wiring.Component):
         return m
 
     def _lamps(self, m: Module, bridge: Bridge, error: Value, running: Value) -> None:
+        """What the lamps show: see the class."""
         board = self._board
 
         def glow(event: Signal) -> Signal:

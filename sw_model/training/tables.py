@@ -362,7 +362,8 @@ def page(folder: Path = _FOLDER) -> str:
         "# What training showed",
         "",
         "Written by `python -m sw_model.training.tables` from the records in `docs/training/`; how the runs "
-        "are made: [model.md](model.md). One run each, so small differences may be chance.",
+        "are made: [model.md](model.md). One run each where no seeds are named, so small "
+        "differences may be chance.",
         "",
     ]
     sections = (
