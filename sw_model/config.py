@@ -303,8 +303,11 @@ class HardwareConfig:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that name this configuration."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that name this configuration; a key at its default does not count, so
+        that designs keep their names when there are new keys."""
+        defaults = {f.name: f.default for f in fields(self)}
+        keys = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def presets() -> list[str]:
