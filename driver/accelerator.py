@@ -1,16 +1,25 @@
-"""The host's view of one accelerator: registers by name, a weight image, tokens in and out."""
+"""The host's view of one accelerator: registers by name, a weight image, its layers, tokens in and out."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from driver.bus import Bus
-from hw.host.registers import COUNTERS, ID_VALUE, REGISTERS, VERSION_VALUE, address, config_id, present
+from hw.host.registers import (
+    COUNTERS,
+    ID_VALUE,
+    OLDEST_VERSION,
+    REGISTERS,
+    VERSION_VALUE,
+    address,
+    config_id,
+    present,
+)
 from sw_model.config import Feature, HardwareConfig, load_config, presets
 from sw_model.energy.governor import Registers
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
-from sw_model.image import Image, resident_packet
+from sw_model.image import PLACE_REGISTERS, Image, resident_packet
 
 __all__ = ["BAD_WEIGHTS", "CLEAR", "ENABLE", "FLUSH", "Driver"]
 
@@ -27,7 +36,7 @@ class Driver:
     Attributes
     ----------
     image : Image or None
-        The layer that it is.
+        The layer that it is, or the layers.
 
     Raises
     ------
@@ -38,6 +47,8 @@ class Driver:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.image: Image | None = None
+        self._layer: dict[str, int] = {}  # the layer's registers, as written
+        self._resident: np.ndarray | None = None  # as told to the gate
         self._weights: dict[str, int] = {}  # of the meter, as written
         self._experts = 0
         self._seen = 0  # requests since serve_pages
@@ -67,10 +78,10 @@ class Driver:
             raise ExpertileError(
                 f"device: its ID is {found:#010x}: no Expertile accelerator; load a bitstream"
             )
-        if (version := self.read("VERSION")) >> 16 != VERSION_VALUE >> 16 or version < VERSION_VALUE:
+        if (version := self.read("VERSION")) >> 16 != VERSION_VALUE >> 16 or version < OLDEST_VERSION:
             raise ExpertileError(
-                f"device: its register map is {version:#x}, this software's {VERSION_VALUE:#x}; build the "
-                "bitstream anew"
+                f"device: its register map is {version:#x}, this software's {VERSION_VALUE:#x} (and from "
+                f"{OLDEST_VERSION:#x} on); build the bitstream anew"
             )
         if (found := self.read("CONFIG_HASH")) != config_id(config):
             names = [name for name in presets() if config_id(load_config(name)) == found]
@@ -86,23 +97,39 @@ class Driver:
         return Feature(self.read("FEATURES"))
 
     def configure(self, image: Image) -> None:
-        """Write the layer's registers and enable, ungoverned; the weights are there already, but no pages."""
+        """Write the registers of the image's first layer and enable, ungoverned; the weights are there
+        already, but no pages."""
         self.write("CONTROL", 0)
         features = self.features()
-        there = present(features)
-        for name, value in image.registers.items():
-            if value & ~(there[name].there(features) if name in there else 0):
-                raise ExpertileError(f"device: made without what {name} = {value:#x} of the image is for")
-            if name in there:
-                self.write(name, value)
+        there = {name: r.there(features) for name, r in present(features).items()}
+        for layer in image.layers:
+            for name, value in layer.items():
+                if value & ~there.get(name, 0):
+                    raise ExpertileError(f"device: made without what {name} = {value:#x} of the image is for")
+        registers = {**dict.fromkeys(PLACE_REGISTERS, 0), **image.registers}
+        self._layer = {name: value for name, value in registers.items() if name in there}
+        for name, value in self._layer.items():
+            self.write(name, value)
         self.bus.serve_pages([list(image.pages.packets(e)) for e in range(len(image.page_sizes))])
         self.image = image
         self._experts, self._seen, self._slots = image.registers["EXPERTS"], 0, {}
         self.govern(None, {})
         self.write("CONTROL", ENABLE | CLEAR | FLUSH)
 
+    def select(self, layer: int) -> None:
+        """Have the next tokens go through this layer of the image, 0 for the first: the registers that differ
+        are written. No token is in the core."""
+        assert self.image is not None
+        registers = {**dict.fromkeys(PLACE_REGISTERS, 0), **self.image.layers[layer]}
+        for name, before in self._layer.items():
+            if (value := registers[name]) != before:
+                self.write(name, value)
+                self._layer[name] = value
+        self._experts = registers["EXPERTS"]
+
     def load(self, image: Image) -> None:
-        """Make the accelerator the layer of ``image``: registers, and weights unless it woke up with them."""
+        """Make the accelerator the first layer of ``image``: registers, and the weights of all its layers
+        unless it woke up with them."""
         self.write("CONTROL", CLEAR)
         if self.read("IMAGE") != image.id:
             self.bus.send_weights(image.packets())
@@ -160,9 +187,12 @@ class Driver:
         return [expert for expert, _ in self.bus.page_requests(0)]
 
     def set_resident(self, resident: np.ndarray) -> None:
-        """Tell the gate which experts (bool [E]) are on chip; between batches."""
-        self.bus.send_weights([resident_packet(resident)])
-        self.bus.finish()
+        """Tell the gate which experts (bool [E]) of the layer are on chip, if it was told otherwise; between
+        batches."""
+        if self._resident is None or not np.array_equal(resident, self._resident):
+            self.bus.send_weights([resident_packet(resident)])
+            self.bus.finish()
+            self._resident = resident.copy()
 
     def counters(self) -> dict[str, int]:
         """All counters by name, as of one cycle."""

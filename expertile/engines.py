@@ -1,7 +1,7 @@
 """One MoE layer, or all of a model's, on the chosen engine, with every RTL result held against golden."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ from sw_model.gate_file import GateFile
 from sw_model.model_gate import LEVELS
 from sw_model.moe import MoELayer
 from sw_model.pages import PageTable
-from sw_model.quantised import ExpertFormats, check_gate, quantise
+from sw_model.quantised import ExpertFormats, QuantisedLayer, check_gate, quantise
 from sw_model.scale_search import Importance
 
 __all__ = ["LayerEngine", "LayerResult", "ModelEngine", "Tally"]
@@ -124,8 +124,6 @@ class LayerEngine:
         The three-level gate; it is told which experts are on chip when a call begins.
     stalls, seed
         Random stalls on every stream of an RTL engine.
-    port, baud
-        The layer runs on the device at this port, beside the golden engine.
     energy : Estimate or None
         What a token may take, once :meth:`govern` is called.
 
@@ -148,16 +146,14 @@ class LayerEngine:
         gate: Gate | None = None,
         stalls: float = 0.0,
         seed: int = 0,
-        port: str | None = None,
-        baud: int = BAUD,
         energy: Estimate | None = None,
     ) -> None:
         self.layer = layer
         self._name = name
-        self._where = port or engine.value
+        self._where: str = engine.value
         self._config = config
         self._gate = gate
-        self._quantised = None
+        self._quantised: QuantisedLayer | None = None
         self._pages: PageTable | None = None
         if engine is not EngineName.reference:
             self._quantised = quantise(layer, formats, config, importance, gate)
@@ -172,14 +168,21 @@ class LayerEngine:
             assert self._quantised is not None
             self._budget = energy.governor(self._quantised, name)
         self._rtl: Any = None
-        if port is not None:
-            from sim.engines import open_port
-
-            self._rtl = open_port(port, self._quantised, config, baud=baud)
-        elif engine.is_rtl:
+        if engine.is_rtl:
             from sim.engines import open_engine
 
             self._rtl = open_engine(engine.value, self._quantised, config, stalls=stalls, seed=seed)
+
+    @property
+    def quantised(self) -> QuantisedLayer:
+        """What runs; the float engine has none."""
+        assert self._quantised is not None
+        return self._quantised
+
+    def attach(self, device: Any, where: str) -> None:
+        """From now on the layer runs on ``device`` (:class:`sim.engines.Engine`), beside the golden engine;
+        ``where`` is what messages call it."""
+        self._rtl, self._where = device, where
 
     def run(self, x: np.ndarray, side: SideBand | None = None) -> LayerResult:
         """The layer's output for x float32 [T, H]; ``side`` tells the gate about the tokens.
@@ -277,7 +280,8 @@ class LayerEngine:
 class ModelEngine:
     """Every MoE layer of a checkpoint on one engine: the ``moe`` callable of a Decoder. A context manager.
 
-    ``ports`` : layer -> port of the device that it runs on, beside the golden engine.
+    ``ports`` : layer -> port of the device that it runs on, beside the golden engine; layers with the same
+    port share the device, all on chip at once. ``baud``: of serial ports.
 
     Attributes
     ----------
@@ -300,6 +304,7 @@ class ModelEngine:
         *,
         gate: GateFile | None = None,
         ports: Mapping[int, str] | None = None,
+        baud: int = BAUD,
         **options: Any,
     ) -> None:
         if fmt is FormatName.auto:
@@ -313,19 +318,29 @@ class ModelEngine:
         self._layers: dict[int, LayerEngine] = {}
         try:
             for n in checkpoint.moe_layers:
-                port = (ports or {}).get(n)
                 with console(stderr=True).status(f"loading the experts of layer {n} ({engine.value})"):
                     layer = checkpoint.moe_layer(n)
                 one = None if gate is None else gate.gate(n)
                 # Simulators say themselves what takes so long.
-                sending = console(stderr=True).status(f"layer {n}: weights to {port}")
-                with sending if port else nullcontext():
-                    self._layers[n] = LayerEngine(
-                        layer, f"layer {n}", engine, fmt.value, config, gate=one, port=port, **options
-                    )
+                self._layers[n] = LayerEngine(
+                    layer, f"layer {n}", engine, fmt.value, config, gate=one, **options
+                )
+            for port in sorted(set((ports or {}).values())):
+                self._attach(port, [n for n in self._layers if (ports or {}).get(n) == port], config, baud)
         except BaseException:
             self.close()
             raise
+
+    def _attach(self, port: str, numbers: list[int], config: HardwareConfig, baud: int) -> None:
+        """Have these layers run on the device at ``port``."""
+        from sim.engines import open_port
+
+        layers = [self._layers[n] for n in numbers]
+        named = f"layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+        with console(stderr=True).status(f"{named}: weights to {port}, unless they are there"):
+            devices = open_port(port, [layer.quantised for layer in layers], config, baud=baud)
+        for layer, device in zip(layers, devices, strict=True):
+            layer.attach(device, port)
 
     def __call__(self, n: int, x: np.ndarray) -> np.ndarray:
         result = self._layers[n].run(x, self.side)

@@ -82,13 +82,19 @@ Attention = Annotated[
 Baud = Annotated[int, typer.Option(min=300, help="Bits a second of the serial line.")]
 BoardName = Annotated[str, typer.Option(help="Name of the board, as `expertile boards` lists them.")]
 BoardConfig = Annotated[
-    str | None, typer.Option(help="Hardware configuration.", show_default="the board's own preset")
+    str | None,
+    typer.Option(
+        help="Hardware configuration.",
+        show_default="the board's own preset; "
+        "for several layers in the bitstream, the preset like it that holds them",
+    ),
 ]
 Standalone = Annotated[
-    bool, typer.Option(help="Weights in the bitstream: the checkpoint's first MoE layer, or that of --layer.")
+    bool,
+    typer.Option(help="Weights in the bitstream: all of the checkpoint's MoE layers, or that of --layer."),
 ]
 BakedLayer = Annotated[
-    int | None, typer.Option(help="This MoE layer's weights in the bitstream; else the host loads them.")
+    int | None, typer.Option(help="This MoE layer's weights alone in the bitstream.", show_default="none")
 ]
 Json = Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")]
 Stalls = Annotated[

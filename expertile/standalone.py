@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import compile
-from sw_model.config import HardwareConfig
+from sw_model.config import HardwareConfig, for_layers, load_config
 from sw_model.errors import ExpertileError
+from sw_model.gate_file import load
 from sw_model.image import Image
+from sw_model.joined import join
 from sw_model.quantised import QuantisedLayer, quantise
 
 __all__ = ["baked", "resident"]
 
 
-def baked(checkpoint: Path, layer: int | None, fmt: str, config: HardwareConfig) -> Image:
-    """MoE layer number ``layer`` of a checkpoint, its first if None, for a device that works by itself.
+def baked(
+    checkpoint: Path, layer: int | None, fmt: str, config: str | None, preset: str, gate: Path | None
+) -> tuple[HardwareConfig, Image]:
+    """The MoE layers of a checkpoint, or number ``layer`` alone, for a device that works by itself; with the
+    gate of a file, if one is named.
+
+    Parameters
+    ----------
+    config, preset
+        The configuration by name; None: ``preset``, or the one that is like it with room for so many layers.
 
     Raises
     ------
-    ExpertileError : there is no such layer, or not all of its experts fit on chip
+    ExpertileError
+        There is no such layer or gate, or not all experts of all layers fit on chip.
     """
     source = Checkpoint.open(checkpoint)
-    number = source.moe_layers[0] if layer is None else layer
-    return resident(quantise(source.moe_layer(number), fmt, config), number, config)
+    numbers = source.moe_layers if layer is None else [layer]
+    hardware = for_layers(load_config(preset), len(numbers)) if config is None else load_config(config)
+    gates = None if gate is None else load(gate)
+    layers = [
+        quantise(source.moe_layer(n), fmt, hardware, gate=None if gates is None else gates.gate(n))
+        for n in numbers
+    ]
+    return hardware, resident(layers, numbers, hardware)
 
 
-def resident(layer: QuantisedLayer, number: int, config: HardwareConfig) -> Image:
-    """The image of ``layer``, MoE layer ``number``, for a device that works by itself.
+def resident(layers: Sequence[QuantisedLayer], numbers: Sequence[int], config: HardwareConfig) -> Image:
+    """The image of ``layers``, MoE layers ``numbers``, for a device that works by itself.
 
     Raises
     ------
-    ExpertileError : not all of its experts fit on chip
+    ExpertileError
+        Not all of their experts fit on chip.
     """
-    image = compile(layer, config)
-    if slots := image.registers["PAGE_SLOTS"]:
-        raise ExpertileError(
-            f"config {config.name!r}: only {slots} of the experts of layer {number} fit on chip, others come "
-            "from a host; use a configuration with more words and scales"
-        )
-    return image
+    images = [compile(layer, config) for layer in layers]
+    for number, image in zip(numbers, images, strict=True):
+        if slots := image.registers["PAGE_SLOTS"]:
+            raise ExpertileError(
+                f"config {config.name!r}: only {slots} of the experts of layer {number} fit on chip, others "
+                "come from a host; use a configuration with more words and scales"
+            )
+    return join(images, config)

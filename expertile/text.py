@@ -39,8 +39,8 @@ def model_on(
 ) -> Iterator[tuple[Decoder, ModelEngine]]:
     """The byte-level model in ``folder`` with its MoE layers on ``engine``, gated if there is a ``gate``, and
     under an energy ``budget`` if there is one (an estimate by the number of layers that share it, and the
-    token it begins with). ``ports``: devices that run a
-    layer each, as the command line names them.
+    token it begins with). ``ports``: devices that run a layer each, or several, as the command line names
+    them.
 
     Raises
     ------
@@ -61,7 +61,11 @@ def model_on(
         raise ExpertileError(
             f"{folder}: its vocabulary is {checkpoint.shape.vocabulary}: text needs a byte-level model (256)"
         )
-    devices = _assign(ports, checkpoint.moe_layers)
+    devices = _assign(ports, checkpoint.moe_layers, config.max_layers)
+    if budget is not None and len(set(devices.values())) < len(devices):
+        raise ExpertileError(
+            "a device has one governor: for an energy budget give every layer a port of its own, or none"
+        )
     share = None if budget is None else budget[0](len(checkpoint.moe_layers))
     with ModelEngine(
         checkpoint, engine, fmt, config, gate=gate, ports=devices, energy=share, **options
@@ -103,19 +107,22 @@ def layer_work(
     return work, float(np.mean(np.concatenate(cost)))
 
 
-def _assign(ports: Sequence[str], layers: Sequence[int]) -> dict[int, str]:
-    """Layer -> port, from PORT or LAYER=PORT; those without a number take the layers left, in order."""
+def _assign(ports: Sequence[str], layers: Sequence[int], room: int) -> dict[int, str]:
+    """Layer -> port, from PORT or LAYER=PORT; those without a number take, in order, as many of the layers
+    left as a device has ``room`` for."""
     devices: dict[int, str] = {}
     parts = [(number, port) for number, _, port in (p.rpartition("=") for p in ports)]
     for number, port in sorted(parts, key=lambda part: not part[0]):
         free = [n for n in layers if n not in devices]
-        layer = int(number) if number.isdecimal() else None if number or not free else free[0]
-        if layer not in free:
+        left = room - list(devices.values()).count(port)
+        mine = [n for n in free if not number or number == str(n)][:left]
+        if not mine:
             raise ExpertileError(
                 f"--port {f'{number}=' if number else ''}{port}: no MoE layer is left for it; a device runs "
-                f"one, and the model has {', '.join(map(str, layers))}: give PORT or LAYER=PORT"
+                f"{room} (max_layers), and the model has {', '.join(map(str, layers))}: give PORT or "
+                "LAYER=PORT"
             )
-        devices[layer] = port
+        devices |= dict.fromkeys(mine, port)
     return devices
 
 

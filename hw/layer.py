@@ -23,7 +23,7 @@ from hw.pe.contexts import ContextTable
 from hw.pe.drain import Kind
 from hw.pe.lookup_array import LookupArray
 from hw.pe.paging import LOCATION, REQUEST, Paging
-from hw.pe.scheduler import LAYER, Scheduler
+from hw.pe.scheduler import Scheduler, layer_layout
 from hw.pe.serialiser import Serialiser
 from hw.router.gate import SIDE
 from hw.router.q78 import saturate
@@ -90,7 +90,7 @@ class MoELayer(wiring.Component):
         array, router = self._array.signature.members, self._router.signature.members
         super().__init__(
             {
-                "layer": In(LAYER),
+                "layer": In(layer_layout(config)),
                 "enable": In(1),
                 "governor": In(GOVERNOR),
                 "governor_start": In(1),
@@ -225,6 +225,7 @@ class MoELayer(wiring.Component):
             contexts.write_en.eq(self.load_context_en),
             contexts.read_addr.eq(scheduler.context_addr),
             scheduler.context.eq(contexts.context),
+            *[table.layer.eq(layer.LAYER) for table in (contexts, router) if config.max_layers > 1],
             router.load_addr.eq(self.load_addr),
             router.load_data.eq(self.load_scale),
             *[getattr(router, f"load_{t}_en").eq(getattr(self, f"load_{t}_en")) for t in _ROUTER_TABLES],
@@ -324,8 +325,7 @@ class MoELayer(wiring.Component):
             self.busy.eq(inside != 0),
             *[getattr(self, name).eq(getattr(array, name)) for name in _EVENTS],
             self.expert_used.eq(scheduler.expert_used),
-            self.removed.eq(router.removed),
-            self.removed_valid.eq(router.removed_valid),
+            *[getattr(self, name).eq(getattr(router, name)) for name in ("removed", "removed_valid")],
             self.empty.eq(router.removed_valid & (router.route.chosen.count == 0)),
             self.token_done.eq(self.y.valid & self.y.ready & self.y.payload.last),
         ]

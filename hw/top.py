@@ -50,7 +50,7 @@ def ports(config: HardwareConfig) -> dict:
 
 
 class Top(wiring.Component):
-    """One MoE layer as an AXI peripheral.
+    """One MoE layer as an AXI peripheral, or several, through one of which at a time tokens go.
 
     Parameters
     ----------

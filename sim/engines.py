@@ -27,6 +27,7 @@ from sw_model.energy.meter import Governor
 from sw_model.errors import ExpertileError
 from sw_model.gate import SideBand
 from sw_model.image import Image
+from sw_model.joined import join
 from sw_model.pages import PageTable
 from sw_model.quantised import QuantisedLayer
 
@@ -156,20 +157,33 @@ class _Golden(Engine):
         return EngineResult(y=result.y, experts=result.experts, counters=counters, loaded=loaded)
 
 
+def _driver(config: HardwareConfig, image: Image, bus: Bus) -> Driver:
+    """The accelerator at ``bus``, made from ``config``, with ``image`` loaded."""
+    try:
+        driver = Driver(bus)
+        driver.require(config)
+        driver.load(image)
+        return driver
+    except BaseException:
+        bus.close()
+        raise
+
+
 class _Driven(Engine):
-    """An accelerator that keeps its weights, whatever it is reached through."""
+    """An accelerator that keeps its weights, whatever it is reached through: layer ``number`` of those that
+    are loaded."""
 
     def __init__(
-        self, layer: QuantisedLayer, config: HardwareConfig, slots: int | None, image: Image, bus: Bus
+        self,
+        layer: QuantisedLayer,
+        config: HardwareConfig,
+        slots: int | None,
+        driver: Driver,
+        number: int = 0,
     ) -> None:
         super().__init__(layer, config, slots)
-        self.driver = Driver(bus)
-        try:
-            self.driver.require(config)
-            self.driver.load(image)
-        except BaseException:
-            bus.close()
-            raise
+        self.driver = driver
+        self._number = number
 
     @property
     def page_sizes(self) -> np.ndarray:
@@ -187,6 +201,7 @@ class _Driven(Engine):
             self.driver.govern(governor.registers, governor.weights)
 
     def _run(self, x: np.ndarray, side: SideBand | None, resident: np.ndarray) -> EngineResult:
+        self.driver.select(self._number)
         if self.layer.gate is not None:
             self.driver.set_resident(resident)
         if self.governor is not None:
@@ -222,7 +237,7 @@ class _Verilator(_Driven):
         image = compiler.compile(layer, config, slots=slots)
         library = build_verilator(generated(config))
         self.core = Core(library, stalls=stalls, seed=seed, watchdog=watchdog(config), memory=memory)
-        super().__init__(layer, config, slots, image, self.core)
+        super().__init__(layer, config, slots, _driver(config, image, self.core))
 
 
 class _Icarus(Engine):
@@ -305,17 +320,26 @@ def open_engine(
     return _RTL[name](layer, config, slots, memory=memory or PageMemory(), stalls=stalls, seed=seed)
 
 
-def open_port(port: str, layer: QuantisedLayer, config: HardwareConfig, *, baud: int = BAUD) -> Engine:
-    """The device at a port, made from ``config``, with ``layer`` loaded (pages: when they are needed).
+def open_port(
+    port: str, layers: Sequence[QuantisedLayer], config: HardwareConfig, *, baud: int = BAUD
+) -> list[Engine]:
+    """The device at a port, made from ``config``, with all of ``layers`` on chip at once (pages, of a layer
+    alone: when they are needed). Weights that it woke up with are not sent.
 
     Parameters
     ----------
     port : a serial port, or sim://HOST:PORT
     baud : of a serial port
 
+    Returns
+    -------
+    An engine for each layer. They share the device: one runs at a time, and the first that is closed gives
+    the port back.
+
     Raises
     ------
-    ExpertileError : nobody answers there, it is another design, or the layer does not fit ``config``
+    ExpertileError : nobody answers there, it is another design, or the layers do not fit ``config``
     """
-    image = compiler.compile(layer, config)
-    return _Driven(layer, config, None, image, LinkBus(Link(PortPipe(port, baud))))
+    image = join([compiler.compile(layer, config) for layer in layers], config)
+    driver = _driver(config, image, LinkBus(Link(PortPipe(port, baud))))
+    return [_Driven(layer, config, None, driver, number) for number, layer in enumerate(layers)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from enum import IntFlag
 from importlib import resources
 from pathlib import Path
@@ -41,11 +41,13 @@ BODIES = {
 
 
 class Feature(IntFlag):
-    """Blocks that a design may be made without: keys of a configuration, and bits of register FEATURES."""
+    """Blocks that a design may be made without: keys of a configuration, and bits of register FEATURES.
+    LAYERS: room for several layers at once."""
 
     GATE = 1
     GOVERNOR = 2
     CLAMP = 4
+    LAYERS = 8
 
 
 NO_FEATURES, ALL_FEATURES = Feature(0), ~Feature(0)
@@ -63,6 +65,7 @@ _MOST = {
     "max_top_k": MAX_TAU,
     "max_groups": 128,
     "max_domains": 128,
+    "max_layers": 256,
     "page_slots": 64,
 }
 _LEAST = {"page_slots": 0}
@@ -89,6 +92,8 @@ class HardwareConfig:
     max_top_k : most routed experts a token
     max_groups : most groups of experts (group-limited routing)
     max_domains : most domains that the gate tells apart
+    max_layers : most layers that are on chip at once (:func:`sw_model.joined.join`); above 1 registers say
+        which of them the tokens go through
     page_slots : most page slots for experts that are loaded on demand; 0: the design cannot page
     weight_spread, activation_spread : octaves below the largest block scale of a row / of a token
     fp8_spread : the same for rows of FP8, whose elements have a range of their own
@@ -115,6 +120,7 @@ class HardwareConfig:
     max_top_k: int
     max_groups: int = 8
     max_domains: int = 8
+    max_layers: int = 1
     page_slots: int = 0
     weight_spread: int = 8
     fp8_spread: int = 4
@@ -202,7 +208,13 @@ class HardwareConfig:
     @property
     def features(self) -> Feature:
         """The blocks that it has, of those that a design may be made without."""
-        return Feature(sum(f for f in Feature if getattr(self, str(f.name).lower())))
+        there = {
+            Feature.GATE: self.gate,
+            Feature.GOVERNOR: self.governor,
+            Feature.CLAMP: self.clamp,
+            Feature.LAYERS: self.max_layers > 1,
+        }
+        return Feature(sum(f for f, has in there.items() if has))
 
     def require(self, feature: Feature, who: str) -> None:
         """Raise :class:`ExpertileError` unless it has ``feature``, which ``who`` needs."""
@@ -314,6 +326,30 @@ def presets() -> list[str]:
     """Names of the configurations that come with Expertile."""
     folder = resources.files("sw_model") / "presets"
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def for_layers(config: HardwareConfig, layers: int) -> HardwareConfig:
+    """``config`` if it holds so many layers at once, else the preset that is like it but for that.
+
+    Raises
+    ------
+    ExpertileError : there is no such preset
+    """
+    if layers <= config.max_layers:
+        return config
+    for other in map(load_config, presets()):
+        alike = replace(other, name=config.name, max_layers=config.max_layers) == config
+        if alike and layers <= other.max_layers:
+            return other
+    raise too_many_layers(config, layers)
+
+
+def too_many_layers(config: HardwareConfig, layers: int) -> ExpertileError:
+    """What is raised where ``layers`` are to be on chip at once, more than ``config`` holds."""
+    return ExpertileError(
+        f"config {config.name!r}: {layers} layers are over its max_layers of {config.max_layers}; use a "
+        f"configuration with max_layers >= {layers}, or choose one layer"
+    )
 
 
 def load_config(name_or_path: str) -> HardwareConfig:

@@ -1,4 +1,4 @@
-"""Weight image: what is loaded into one accelerator to make it one MoE layer, in memory and on disk."""
+"""Weight image: what is loaded into one accelerator to make it MoE layers, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sw_model.gate import MAX_TAU
 from sw_model.packets import BEAT_LIMBS, Kind, packet, table
 from sw_model.pages import PAGE_REGISTERS, Pages
 
-__all__ = ["LAYER_REGISTERS", "REGISTER_NAMES", "Image", "integers", "resident_packet"]
+__all__ = ["LAYER_REGISTERS", "PLACE_REGISTERS", "REGISTER_NAMES", "Image", "integers", "resident_packet"]
 
 LAYER_REGISTERS = (
     "HIDDEN",
@@ -44,19 +44,23 @@ LAYER_REGISTERS = (
     *(f"GATE_TAU{j}" for j in range(MAX_TAU)),
 )
 
-#: The registers that an image sets.
+#: The registers that a layer sets.
 REGISTER_NAMES = (*LAYER_REGISTERS, *PAGE_REGISTERS)
+
+#: Those that say where it lies beside others; all 0 for the first, or where there is one alone.
+PLACE_REGISTERS = ("LAYER", "LAYER_WORD_BASE", "LAYER_SCALE_BASE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What is loaded into one generated accelerator to make it one MoE layer.
+    """What is loaded into one generated accelerator to make it one MoE layer, or several.
 
     words : uint32 [tiles, used words, 4]; scales : uint32 [tiles, used entries (multiple of 4)];
     contexts : uint32 [max_experts + 1, 4]; tables, uint32 [entries (multiple of 4)] or empty: biases (Q7.24),
     costs ({miss, cost}, Q7.8) and domains (Q7.8, a row of 2**ceil(log2 max_experts) a domain) of the gate;
     page_words, page_scales, page_contexts, page_sizes : see :class:`sw_model.pages.Pages`;
-    registers : register name -> value; config : name of the configuration it was compiled for.
+    registers : register name -> value; config : name of the configuration it was compiled for;
+    more : the registers of the layers behind the first, if there are several (:func:`sw_model.joined.join`).
     """
 
     words: np.ndarray
@@ -71,9 +75,15 @@ class Image:
     page_sizes: np.ndarray
     registers: dict[str, int]
     config: str
+    more: tuple[dict[str, int], ...] = ()
 
     _TABLES = ("words", "scales", "contexts", "biases", "costs", "domains")
     _ARRAYS = (*_TABLES, "page_words", "page_scales", "page_contexts", "page_sizes")
+
+    @property
+    def layers(self) -> tuple[dict[str, int], ...]:
+        """The registers of every layer that is in it."""
+        return (self.registers, *self.more)
 
     @property
     def pages(self) -> Pages:
@@ -84,7 +94,8 @@ class Image:
     @property
     def id(self) -> int:
         """What register IMAGE reads in a design that has it baked in: a hash of its contents, never 0."""
-        digest = hashlib.sha256(json.dumps(self.registers, sort_keys=True).encode())
+        layers = "".join(json.dumps(registers, sort_keys=True) for registers in self.layers)
+        digest = hashlib.sha256(layers.encode())
         for name in self._TABLES:
             array = np.ascontiguousarray(getattr(self, name))
             digest.update(str(array.shape).encode() + array.tobytes())
@@ -107,7 +118,8 @@ class Image:
     def save(self, path: Path) -> None:
         """Write as safetensors; registers and configuration name are its metadata."""
         # One key, since safetensors writes several in no fixed order.
-        meta = {"image": json.dumps({"config": self.config, "registers": self.registers}, sort_keys=True)}
+        facts = {"config": self.config, "registers": self.registers, "more": self.more}
+        meta = {"image": json.dumps(facts, sort_keys=True)}
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in self._ARRAYS}
         path.write_bytes(save(arrays, metadata=meta))
 
@@ -118,8 +130,11 @@ class Image:
             with safe_open(path, framework="numpy") as f:
                 meta = json.loads((f.metadata() or {})["image"])
                 arrays = {name: f.get_tensor(name) for name in Image._ARRAYS}
-                registers = {str(k): int(v) for k, v in meta["registers"].items()}
-                image = Image(**arrays, registers=registers, config=str(meta["config"]))
+                registers, *more = [
+                    {str(k): int(v) for k, v in layer.items()}
+                    for layer in (meta["registers"], *meta.get("more", ()))
+                ]
+                image = Image(**arrays, registers=registers, config=str(meta["config"]), more=tuple(more))
             image._check()
             return image
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as e:
@@ -146,8 +161,9 @@ class Image:
         counts = {len(getattr(self, name)) for name in self._ARRAYS if name.startswith("page_")}
         if len(counts) != 1 or (sizes > most).any() or any(n != len(self.words) for n in tiles):
             raise ValueError("its pages do not belong together")
-        if set(self.registers) != set(REGISTER_NAMES):
-            raise ValueError("its registers are not those of a layer")
+        for number, registers in enumerate(self.layers):
+            if set(registers) != {*REGISTER_NAMES, *(PLACE_REGISTERS if number else ())}:
+                raise ValueError("its registers are not those of a layer")
 
 
 def integers(limbs: np.ndarray) -> list[int]:

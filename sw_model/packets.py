@@ -8,7 +8,18 @@ import numpy as np
 
 from sw_model.config import HardwareConfig
 
-__all__ = ["BEAT_LIMBS", "HEADER", "LAYER_KINDS", "NARROW", "Kind", "capacities", "packet", "pieces", "table"]
+__all__ = [
+    "BEAT_LIMBS",
+    "HEADER",
+    "LAYER_KINDS",
+    "NARROW",
+    "Kind",
+    "capacities",
+    "packet",
+    "pieces",
+    "row_bits",
+    "table",
+]
 
 BEAT_LIMBS = 4  # 32-bit limbs of a beat
 
@@ -37,20 +48,32 @@ HEADER = {"tile": 16, "kind": 3, "paged": 1, "expert": 12, "start": 32, "beats":
 ``expert``, and ``start`` counts from that page's slot; ``beats``: data beats that follow."""
 
 
+def row_bits(config: HardwareConfig) -> dict[Kind, int]:
+    """log2 of the addresses that a layer's row takes in the tables that have one for each layer."""
+    expert = max(1, (config.max_experts - 1).bit_length())
+    of_gate = {Kind.COSTS: expert, Kind.DOMAINS: max(1, (config.max_domains - 1).bit_length()) + expert}
+    return {
+        Kind.CONTEXTS: config.max_experts.bit_length(),
+        Kind.BIASES: expert,
+        **(of_gate if config.gate else {}),
+    }
+
+
 def capacities(config: HardwareConfig) -> dict[Kind, int]:
     """Entries that the memory of every kind holds (words and scales: in every tile)."""
     row = 1 << max(1, (config.max_experts - 1).bit_length())
-    of_gate = {
+    entries = {
+        Kind.CONTEXTS: config.max_experts + 1,
+        Kind.BIASES: config.max_experts,
         Kind.COSTS: config.max_experts,
         Kind.DOMAINS: config.max_domains * row,
-        Kind.RESIDENT: config.max_experts,
     }
+    rows = config.max_layers - 1  # before the last, which may be shorter
     return {
         Kind.WORDS: config.words,
         Kind.SCALES: config.scales,
-        Kind.CONTEXTS: config.max_experts + 1,
-        Kind.BIASES: config.max_experts,
-        **(of_gate if config.gate else {}),
+        **{kind: (rows << bits) + entries[kind] for kind, bits in row_bits(config).items()},
+        **({Kind.RESIDENT: config.max_experts} if config.gate else {}),
     }
 
 

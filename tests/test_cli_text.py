@@ -15,6 +15,8 @@ from sw_model.compiler import compile
 from sw_model.config import load_config
 from sw_model.decoder import Decoder, generate
 from sw_model.evaluation import evaluate
+from sw_model.gate_file import load
+from sw_model.joined import join
 from sw_model.quantised import quantise
 
 
@@ -109,11 +111,15 @@ def test_fpga_refuses_before_it_builds(tmp_path, capsys, tiny_checkpoint):
     options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga")
     refused(capsys, tmp_path, run(*options, "--config", "nope"), "'nope'")
     refused(capsys, tmp_path, run(*options, "--checkpoint", tiny_checkpoint, "--layer", 2), "layer 2")
-    options = ("fpga", "--board", "ulx3s_45f", "--standalone", "-o", tmp_path / "fpga")
+    both = ("--checkpoint", tiny_checkpoint, "--standalone", "--config", "tiny")
+    refused(capsys, tmp_path, run(*options, *both), "2 layers are over its max_layers of 1")
+    options = ("fpga", "--board", "ulx3s_45f", "--layer", 0, "-o", tmp_path / "fpga")
     refused(capsys, tmp_path, run(*options), "only 3 of the experts of layer 0 fit")
+    options = ("fpga", "--board", "ulx3s_85f", "--standalone", "-o", tmp_path / "fpga")
+    refused(capsys, tmp_path, run(*options), "the 5 layers need 43800 macro words a tile")
 
 
-def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, monkeypatch):
+def test_fpga_bakes_the_layers_it_is_given(tmp_path, capsys, tiny_checkpoint, monkeypatch):
     seen = []
 
     def build(board, config, folder, progress, image):
@@ -124,12 +130,35 @@ def test_fpga_bakes_the_layer_it_is_given(tmp_path, capsys, tiny_checkpoint, mon
     monkeypatch.setattr("hw.boards.flow.build", build)
     options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga", "--config", "tiny")
     assert run(*options) == run(*options, "--checkpoint", tiny_checkpoint, "--layer", 1) == 0
-    assert run(*options, "--checkpoint", tiny_checkpoint, "--standalone") == 0
-    assert [s[:2] for s in seen] == [("ulx3s_85f", "tiny")] * 3
-    config, model = load_config("tiny"), Checkpoint.open(tiny_checkpoint)
+    options = ("fpga", "--board", "ulx3s_85f", "-o", tmp_path / "fpga", "--checkpoint")
+    assert (
+        run(*options, tiny_checkpoint, "--standalone")
+        == run(*options, ROOT / "models" / "tiny", "--layer", 3)
+        == 0
+    )
+    gate = ROOT / "models" / "tiny" / "gate.json"
+    assert run(*options, ROOT / "models" / "tiny", "--standalone", "--gate", gate) == 0
+    configs = ["tiny", "tiny", "ulx3s_85f_layers", "ulx3s_85f", "ulx3s_85f_layers"]
+    assert [s[:2] for s in seen] == [("ulx3s_85f", name) for name in configs]
+    model, shipped, gates = (
+        Checkpoint.open(tiny_checkpoint),
+        Checkpoint.open(ROOT / "models" / "tiny"),
+        load(gate),
+    )
+
+    def name(checkpoint, config, numbers, gated=False):
+        config = load_config(config)
+        layers = [(checkpoint.moe_layer(n), gates.gate(n) if gated else None) for n in numbers]
+        images = [compile(quantise(layer, "int4", config, gate=g), config) for layer, g in layers]
+        return join(images, config).id
+
     assert seen[0][2] is None
-    for (_, _, image), n in zip(seen[1:], (1, model.moe_layers[0]), strict=True):
-        assert image.id == compile(quantise(model.moe_layer(n), "int4", config), config).id
+    assert [image.id for _, _, image in seen[1:]] == [
+        name(model, "tiny", [1]),
+        name(model, "ulx3s_85f_layers", model.moe_layers),
+        name(shipped, "ulx3s_85f", [3]),
+        name(shipped, "ulx3s_85f_layers", range(4), gated=True),
+    ]
     assert "61.5" in capsys.readouterr().out
 
 

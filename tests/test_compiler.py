@@ -14,7 +14,7 @@ from sw_model import compiler
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
 from sw_model.formats import EXPERT_FORMATS, QuantisedMatrix
-from sw_model.image import Image
+from sw_model.image import REGISTER_NAMES, Image
 from sw_model.moe import Activation
 from sw_model.quantised import ExpertFormats, QuantisedLayer, quantise
 
@@ -143,7 +143,7 @@ def test_image_holds_the_layer(case: str, tiles: int, columns: int, fmt: str) ->
         compiler.size(layer, tiles, columns)[0],
         -(-compiler.size(layer, tiles, columns)[1] // 4),
     )
-    assert set(image.registers) == set(LAYER_WIDTHS)
+    assert set(image.registers) == set(REGISTER_NAMES)
     assert all(0 <= v < 1 << LAYER_WIDTHS[n] for n, v in image.registers.items())
     assert image.config == "image"
     r, rule = image.registers, plain.rule

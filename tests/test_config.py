@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sw_model.config import HardwareConfig, load_config, presets
+from sw_model.config import HardwareConfig, for_layers, load_config, presets
 from sw_model.errors import ExpertileError
 from sw_model.formats import FP8, INT8, INT16, MXFP4
 
@@ -32,6 +32,17 @@ def test_presets() -> None:
     assert len({replace(load_config(n), name="same") for n in presets()}) == len(presets())  # no design twice
 
 
+def test_room_for_layers() -> None:
+    """The preset like a board's own that holds so many layers, if it does not do so itself."""
+    one, several = load_config("ulx3s_85f"), load_config("ulx3s_85f_layers")
+    assert for_layers(one, 1) is one and for_layers(several, 8) is several
+    assert for_layers(one, 2) == for_layers(one, 8) == several
+    for config, layers in ((one, 9), (several, 9), (load_config("tiny"), 2)):
+        most = config.max_layers
+        with pytest.raises(ExpertileError, match=f"{layers} layers are over its max_layers of {most}; use a"):
+            for_layers(config, layers)
+
+
 def test_file(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, weight_spread=6))
     assert config == HardwareConfig(name="mine", **GOOD, weight_spread=6)
@@ -49,6 +60,7 @@ def test_file(tmp_path: Path) -> None:
         ({"words": 0}, "words must be an integer from 1 to \\d+, not"),
         ({"words": -4}, "words must be an integer from 1 to \\d+, not"),
         ({"words": "[1, 2]"}, "words must be an integer from 1 to \\d+, not"),
+        ({"max_layers": 257}, "max_layers must be an integer from 1 to 256, not 257"),
         ({"gate": "1"}, "gate must be true or false, not 1"),
         ({"gate": "false"}, "governor must be false without a gate"),
         ({"tiles": 3}, "tiles must be a power of two, not 3"),
@@ -132,7 +144,7 @@ def test_hash() -> None:
     assert config.hash == "b59a18b012bf"
     changed = {
         "name": "b", "tiles": 4, "words": 65, "scales": 36, "max_hidden": 96, "max_intermediate": 64,
-        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "page_slots": 2,
+        "max_experts": 5, "max_top_k": 3, "max_groups": 4, "max_domains": 4, "max_layers": 2, "page_slots": 2,
         "weight_spread": 7, "fp8_spread": 3, "activation_spread": 9, "router_spread": 3, "down_spread": 11,
         "columns": 2, "drain": 2, "body": "lut", "array_clock": 2, "act_bits": 4,
         "gate": False, "governor": False, "clamp": False,

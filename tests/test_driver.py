@@ -14,7 +14,7 @@ from driver.link_bus import LinkBus
 from driver.pipes import PortPipe
 from hw.boards.catalogue import BOARDS
 from hw.host.frames import Frame, Kind
-from hw.host.registers import VERSION_VALUE
+from hw.host.registers import OLDEST_VERSION, VERSION_VALUE
 from sim.board import open_board
 from sim.build import build_verilator, generated
 from sim.server import Listener, Terminal, serve
@@ -176,15 +176,17 @@ def test_not_an_accelerator():
 
     with pytest.raises(ExpertileError, match="ID is 0x00000007: no Expertile"):
         device(ID=7, VERSION=0).require(CONFIG)
-    for version in (0x01_0200, 0x02_0100, 0x03_0200):
+    assert OLDEST_VERSION == 0x02_0500
+    for version in (0x01_0200, 0x02_0100, 0x02_0400, 0x03_0200):
         with pytest.raises(ExpertileError, match=r"register map is .*build the bitstream anew"):
             device(VERSION=version).require(CONFIG)
 
 
-def test_the_preset_is_named():
+@pytest.mark.parametrize("version", [VERSION_VALUE, OLDEST_VERSION])
+def test_the_preset_is_named(version):
     class Bus:
         def read(self, address):
-            return {0: 0x45585054, 4: VERSION_VALUE, 16: int(load_config("tiny").hash[:8], 16)}[address], 0
+            return {0: 0x45585054, 4: version, 16: int(load_config("tiny").hash[:8], 16)}[address], 0
 
     Driver(Bus()).require(load_config("tiny"))
     with pytest.raises(ExpertileError, match=r"configuration 'tiny' .*not 'base' .*use --config tiny"):

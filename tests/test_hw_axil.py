@@ -20,7 +20,7 @@ from hw.host.registers import (
     present,
 )
 from sw_model.config import ALL_FEATURES, NO_FEATURES, Feature
-from sw_model.image import REGISTER_NAMES
+from sw_model.image import PLACE_REGISTERS, REGISTER_NAMES
 
 OKAY, SLVERR = 0, 2
 
@@ -115,7 +115,7 @@ def test_map() -> None:
         assert sum(map(len, spans)) == len(set().union(*spans)) <= r.width
     assert [REGISTERS[n].offset for n in ("ID", "VERSION", "CONTROL", "STATUS")] == [0, 4, 8, 12]
     assert set(LAYER_WIDTHS) == {n for n, r in REGISTERS.items() if 0x40 <= r.offset < 0x100}
-    assert tuple(LAYER_WIDTHS) == REGISTER_NAMES
+    assert tuple(LAYER_WIDTHS) == (*REGISTER_NAMES, *PLACE_REGISTERS)
     assert all(REGISTERS[n].access is Access.RO for n in COUNTERS)
     assert ID_VALUE.to_bytes(4, "big") == b"EXPT"
 

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_layers import random_layer
 from safetensors.numpy import save_file
 from test_compiler import ARRAYS, CASES, make
 
+from sw_model.compiler import compile
+from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.image import Image
+from sw_model.joined import join
+from sw_model.quantised import quantise
 
 
 @pytest.fixture
@@ -84,6 +89,23 @@ def test_load_refuses_shapes_that_save_never_writes(name: str, image: Image, tmp
     array = getattr(image, name)
     for bad in (array[..., None].copy(), np.zeros(array.size + 1, np.uint32)):
         save_file({**parts(image), name: bad}, path, metadata=meta("image", image.registers))
+        refused(path)
+
+
+def test_several_layers(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    config = HardwareConfig(
+        name="several", tiles=2, words=8192, scales=4096, max_hidden=64, max_intermediate=64, max_experts=8,
+        max_top_k=2, max_layers=2,
+    )  # fmt: skip
+    layers = [random_layer(np.random.default_rng(seed)) for seed in (1, 2)]
+    image = join([compile(quantise(layer, "int4", config), config) for layer in layers], config)
+    image.save(path)
+    again = Image.load(path)
+    assert again.layers == image.layers and len(again.layers) == 2 and again.id == image.id
+    for more in ([image.registers], [image.more[0] | {"MORE": 1}], [{}], [[1]], 3):
+        facts = {"config": "several", "registers": image.registers, "more": more}
+        save_file(parts(image), path, metadata={"image": json.dumps(facts)})
         refused(path)
 
 

@@ -126,4 +126,4 @@ def test_layers_that_need_it_are_refused() -> None:
         replace(FULL, gate=False)
     with pytest.raises(ValueError, match="clamp must be true or false, not 1"):
         replace(FULL, clamp=1)
-    assert load_config("tiny").features == ~Feature(0)
+    assert load_config("tiny").features == ~Feature.LAYERS

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_layers import random_tokens
-from sim_layers import Case, random_quantised, same_bits
+from random_layers import random_side, random_tokens
+from sim_layers import DOMAINS, Case, random_quantised, same_bits
 
 from driver.accelerator import Driver
 from driver.link import Link
@@ -15,6 +15,8 @@ from hw.boards.catalogue import BOARDS
 from sim.board import open_board, open_spi
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
+from sw_model.joined import join
+from sw_model.packets import Kind
 
 pytestmark = pytest.mark.sim
 
@@ -23,6 +25,7 @@ CONFIG = HardwareConfig(
     name="alone", tiles=1, words=2048, scales=1024, max_hidden=32, max_intermediate=32, max_experts=8,
     max_top_k=2,
 )  # fmt: skip
+SEVERAL = replace(CONFIG, name="alone3", scales=1536, max_layers=3)
 SHAPE = {"hidden": 32, "experts": 4, "shared": 32}
 
 
@@ -89,6 +92,40 @@ def test_a_driver_sends_only_what_is_not_there(bus, layer):
     assert same_bits(driver.run(x), golden.run(layer, x, CONFIG).y)
     bus._link.reset()  # registers as at power-up; but what was loaded is not what it woke up with
     assert driver.read("IMAGE") == 0
+
+
+def test_several_layers_alone():
+    """All weights are in the bitstream: it wakes up as the first layer, and the driver writes registers."""
+    shapes = (SHAPE, {"hidden": 32, "experts": 3, "scoring": "sigmoid", "selection_bias": True})
+    cases = [Case(fmt="int4", gate=True, shape=shape) for shape in (*shapes, SHAPE)]
+    layers = [random_quantised(case, SEVERAL, seed=40 + i) for i, case in enumerate(cases)]
+    image = join([compiler.compile(layer, SEVERAL) for layer in layers], SEVERAL)
+    bus = LinkBus(Link(open_board(BOARD, SEVERAL, image=image, seed=5)))
+    x = tokens(3, seed=6)
+    assert same_bits(bus.run(x), golden.run(layers[0], x, SEVERAL).y)
+
+    kinds, send = [], bus.send_weights
+
+    def watched(packets):
+        packets = list(packets)
+        kinds.extend(Kind(int(packet[0, 0]) >> 16 & 7) for packet in packets)
+        send(packets)
+
+    bus.send_weights = watched
+    driver, rng = Driver(bus), np.random.default_rng(7)
+    driver.require(SEVERAL)
+    driver.load(image)
+    for number in (2, 1, 0, 1, 2, 0):
+        layer, x = layers[number], random_tokens(rng, 2, 32)
+        driver.select(number)
+        driver.set_resident(np.ones(layer.n_experts, dtype=bool))
+        side = random_side(rng, 2, DOMAINS)
+        assert same_bits(driver.run(x, side), golden.run(layer, x, SEVERAL, side).y)
+    assert set(kinds) == {Kind.RESIDENT} and driver.read("IMAGE") == image.id
+    driver.load(compiler.compile(layers[1], SEVERAL))
+    assert driver.read("IMAGE") == 0
+    x = tokens(2, seed=8)
+    assert same_bits(driver.run(x), golden.run(layers[1], x, SEVERAL).y)
 
 
 def test_an_image_has_a_name_of_its_own(layer):

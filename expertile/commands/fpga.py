@@ -20,6 +20,7 @@ def command(
     layer: options.BakedLayer = None,
     checkpoint: options.Checkpoint = MODEL,
     format: options.Format = FormatName.int4,
+    gate: options.Gate = None,
     record: Annotated[bool, typer.Option(help="Keep the figures in docs/boards.json.")] = False,
 ) -> None:
     """Synthesise, place and route, and pack a bitstream."""
@@ -32,10 +33,10 @@ def command(
     target = flow.find(board)
     if output.exists() and not output.is_dir():
         raise ExpertileError(f"{output}: is a file: name a folder")
-    hardware = load_config(config or target.preset)
-    image = None
     if standalone or layer is not None:
-        image = baked(checkpoint, layer, format.value, hardware)
+        hardware, image = baked(checkpoint, layer, format.value, config, target.preset, gate)
+    else:
+        hardware, image = load_config(config or target.preset), None
     if record:
         check_writable(board_list.RECORDS)
     output.mkdir(parents=True, exist_ok=True)

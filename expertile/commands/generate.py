@@ -34,8 +34,8 @@ def command(
     port: Annotated[
         list[str] | None,
         typer.Option(
-            help="A device that runs one MoE layer: /dev/ttyUSB0, sim://HOST:PORT, or LAYER=... Repeat for "
-            "more. Other layers stay on golden."
+            help="A device that runs MoE layers, as many as its configuration holds: /dev/ttyUSB0, "
+            "sim://HOST:PORT, or LAYER=... for that one. Repeat for more. Other layers stay on golden."
         ),
     ] = None,
     baud: options.Baud = BAUD,

@@ -43,7 +43,7 @@ def command(
     source = Checkpoint.open(checkpoint)
     number = source.moe_layers[0] if layer is None else layer
     quantised = quantise(source.moe_layer(number), format.value, hardware)
-    image = resident(quantised, number, hardware)
+    image = resident([quantised], [number], hardware)
     x = np.random.default_rng(seed).standard_normal((tokens, quantised.hidden)).astype(np.float32)
     rows = []
     with console(stderr=True).status("building the board") as status:

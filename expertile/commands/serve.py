@@ -21,6 +21,7 @@ def command(
     layer: options.BakedLayer = None,
     checkpoint: options.Checkpoint = MODEL,
     format: options.Format = FormatName.int4,
+    gate: options.Gate = None,
     tcp: Annotated[
         int | None,
         typer.Option(
@@ -44,10 +45,10 @@ def command(
     from sw_model.config import load_config
 
     target = flow.find(board)
-    hardware = load_config(config or target.preset)
-    image = None
     if standalone or layer is not None:
-        image = baked(checkpoint, layer, format.value, hardware)
+        hardware, image = baked(checkpoint, layer, format.value, config, target.preset, gate)
+    else:
+        hardware, image = load_config(config or target.preset), None
     with closing(Terminal() if tcp is None else Listener(tcp)) as door:
         line = open_board(target, hardware, image=image, baud=baud, seed=seed)
         console().print(f"{board}, configuration {hardware.name}: {door.name}", soft_wrap=True)

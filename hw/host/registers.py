@@ -18,6 +18,7 @@ __all__ = [
     "GOVERNOR_WIDTHS",
     "ID_VALUE",
     "LAYER_WIDTHS",
+    "OLDEST_VERSION",
     "REGISTERS",
     "VERSION_VALUE",
     "Access",
@@ -69,7 +70,8 @@ class Register:
 
 
 ID_VALUE = 0x45585054  # "EXPT"
-VERSION_VALUE = 0x00_02_05_00  # major, minor, patch
+VERSION_VALUE = 0x00_02_06_00  # major, minor, patch
+OLDEST_VERSION = 0x00_02_05_00  # that a host of today can drive: what came later is of several layers alone
 
 _IDENTITY = (
     Register("ID", 0x000, Access.RO, 32, "The letters EXPT.", ID_VALUE),
@@ -150,6 +152,7 @@ _IDENTITY = (
                 (Feature.GATE, "The three-level gate."),
                 (Feature.GOVERNOR, "The energy governor."),
                 (Feature.CLAMP, "The clamped activation of gpt_oss."),
+                (Feature.LAYERS, "Room for several layers at once."),
             )
         ),
     ),
@@ -184,10 +187,23 @@ _LAYER = (
     ("PAGE_SCALES", 24, "Scale entries of a page slot, in every tile."),
     ("PAGE_WORD_BASE", 24, "First macro word of page slot 0."),
     ("PAGE_SCALE_BASE", 24, "First scale entry of page slot 0."),
+    (
+        "LAYER",
+        8,
+        "Which of the layers on chip tokens go through: row of the tables of contexts, biases, costs and "
+        "domains.",
+    ),
+    ("LAYER_WORD_BASE", 24, "First macro word of that layer, its router's."),
+    ("LAYER_SCALE_BASE", 24, "First scale entry of that layer, its router's."),
 )
 
 #: Registers of the layer that belong to a block, by the first word of their names.
-_LAYER_FEATURES = {"GATE": Feature.GATE, "DOMAIN": Feature.GATE, "LIMIT": Feature.CLAMP}
+_LAYER_FEATURES = {
+    "GATE": Feature.GATE,
+    "DOMAIN": Feature.GATE,
+    "LIMIT": Feature.CLAMP,
+    "LAYER": Feature.LAYERS,
+}
 
 _FLAG_DOCS = {
     Flag.RENORMALISE: "Divide the chosen experts' weights by their sum.",

@@ -5,8 +5,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.rows import in_row, layer_member
 from sw_model.compiler import FORMAT_LSB, SPLIT_LSB
 from sw_model.config import HardwareConfig
+from sw_model.packets import Kind, capacities, row_bits
 from sw_model.topology import SPLIT_BITS
 
 __all__ = ["CONTEXT", "ContextTable"]
@@ -20,7 +22,8 @@ CONTEXT = data.StructLayout({"gate_up": _PLACE, "down": _PLACE})
 
 
 class ContextTable(wiring.Component):
-    """A context for every expert; the base expert's is the last (``max_experts``).
+    """A context for every expert; the base expert's is the last (``max_experts``). With several layers a row
+    of them for each (:func:`sw_model.packets.row_bits`).
 
     Parameters
     ----------
@@ -29,21 +32,22 @@ class ContextTable(wiring.Component):
     Members
     -------
     write_addr, write_data, write_en : load a context
+    layer : row that is read, if there are several
     read_addr : expert; ``context`` is its entry in the next cycle
     """
 
     LATENCY = 1
 
     def __init__(self, config: HardwareConfig, init: list[int] | None = None) -> None:
-        self._depth = config.max_experts + 1
+        self._depth = capacities(config)[Kind.CONTEXTS]
         self._init = init or []
-        address = (self._depth - 1).bit_length()
         super().__init__(
             {
-                "write_addr": In(address),
+                "write_addr": In((self._depth - 1).bit_length()),
                 "write_data": In(CONTEXT.size),
                 "write_en": In(1),
-                "read_addr": In(address),
+                **layer_member(config),
+                "read_addr": In(row_bits(config)[Kind.CONTEXTS]),
                 "context": Out(CONTEXT),
             }
         )
@@ -58,7 +62,7 @@ class ContextTable(wiring.Component):
             write.addr.eq(self.write_addr),
             write.data.eq(self.write_data),
             write.en.eq(self.write_en),
-            read.addr.eq(self.read_addr),
+            read.addr.eq(in_row(self, self.read_addr)),
             read.en.eq(1),
             self.context.eq(read.data),
         ]

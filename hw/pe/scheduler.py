@@ -20,12 +20,16 @@ from sw_model.formats import (
     ROW_EXP_BIAS,
     TOP_BITS,
 )
+from sw_model.image import PLACE_REGISTERS
 from sw_model.tables import PROB_FRACTION
 
-__all__ = ["LAYER", "Scheduler"]
+__all__ = ["Scheduler", "layer_layout"]
 
-#: The layer's registers as one structure.
-LAYER = data.StructLayout(LAYER_WIDTHS)
+
+def layer_layout(config: HardwareConfig) -> data.StructLayout:
+    """The layer's registers as one structure; where it lies, only if there may be others beside it."""
+    place = () if config.max_layers > 1 else PLACE_REGISTERS
+    return data.StructLayout({name: width for name, width in LAYER_WIDTHS.items() if name not in place})
 
 
 class Scheduler(wiring.Component):
@@ -36,7 +40,7 @@ class Scheduler(wiring.Component):
 
     Members
     -------
-    layer : the layer's registers (:data:`LAYER`)
+    layer : the layer's registers (:func:`layer_layout`)
     enable : take tokens
     high : of the next token's INT8 weights the high nibble alone is read; looked at when its router pass, the
         first, is issued
@@ -60,7 +64,7 @@ class Scheduler(wiring.Component):
         self._config = config
         super().__init__(
             {
-                "layer": In(LAYER),
+                "layer": In(layer_layout(config)),
                 "enable": In(1),
                 "high": In(1),
                 "x_ready": In(2),
@@ -179,6 +183,9 @@ class Scheduler(wiring.Component):
         def x_top(of: Value) -> Value:
             return Mux(of, self.x_top[1], self.x_top[0])
 
+        # Where one layer is on chip, its router stands at address 0.
+        several = config.max_layers > 1
+        place = [job.word.eq(layer.LAYER_WORD_BASE), job.scale.eq(layer.LAYER_SCALE_BASE)] if several else []
         base_context = config.max_experts
         m.d.comb += self.context_addr.eq(Mux(on_base, base_context, expert))
         with m.If(self.h_vectors.ready):
@@ -195,6 +202,7 @@ class Scheduler(wiring.Component):
             with m.State("ROUTER"):
                 m.d.comb += [
                     put.eq(free),
+                    *place,
                     job.format.eq(ROUTER_FORMAT.code),
                     job.split.eq(layer.ROUTER_SPLIT),
                     job.blocks.eq(router_blocks),

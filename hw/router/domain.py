@@ -7,7 +7,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.numerics.fixed import FIXED_BITS
 from hw.router.q78 import Q78, signed16
+from hw.rows import in_row, layer_member
 from sw_model.config import HardwareConfig
+from sw_model.packets import Kind, row_bits
 
 __all__ = ["Domain"]
 
@@ -24,8 +26,9 @@ class Domain(wiring.Component):
     clear : a new token
     score, valid : the domain rows' values, in order
     tag, tag_valid : the request's domain
-    expert : ``bias`` is B[g][expert] in the next cycle
-    load_addr, load_data, load_en : the table; address g * 2**ceil(log2 max_experts) + e
+    layer, expert : ``bias`` is B[g][expert] of the layer in the next cycle
+    load_addr, load_data, load_en : the table; address g * 2**ceil(log2 max_experts) + e, in the layer's row
+        (:func:`sw_model.packets.row_bits`)
     """
 
     LATENCY = 1
@@ -33,6 +36,8 @@ class Domain(wiring.Component):
     def __init__(self, config: HardwareConfig, init: list[int] | None = None) -> None:
         self._init = [signed16(v) for v in init or []]
         self._domains = config.max_domains
+        self._row = row_bits(config)[Kind.DOMAINS]
+        self._depth = config.max_layers << self._row
         self._expert_bits = max(1, (config.max_experts - 1).bit_length())
         super().__init__(
             {
@@ -41,6 +46,7 @@ class Domain(wiring.Component):
                 "valid": In(1),
                 "tag": In(7),
                 "tag_valid": In(1),
+                **layer_member(config),
                 "expert": In(self._expert_bits),
                 "bias": Out(Q78),
                 "load_addr": In(32),
@@ -53,7 +59,7 @@ class Domain(wiring.Component):
         m = Module()
         domain_bits = max(1, (self._domains - 1).bit_length())
         m.submodules.table = table = Memory(
-            shape=Q78, depth=1 << (domain_bits + self._expert_bits), init=self._init, attrs={"no_rw_check": 1}
+            shape=Q78, depth=self._depth, init=self._init, attrs={"no_rw_check": 1}
         )
         write, read = table.write_port(), table.read_port()
         best, chosen, index = Signal(signed(FIXED_BITS)), Signal(domain_bits), Signal(domain_bits)
@@ -66,7 +72,7 @@ class Domain(wiring.Component):
         domain = Signal(domain_bits)
         m.d.comb += [
             domain.eq(Mux(self.tag_valid, self.tag, chosen)),
-            read.addr.eq((domain << self._expert_bits) | self.expert),
+            read.addr.eq(in_row(self, ((domain << self._expert_bits) | self.expert)[: self._row])),
             read.en.eq(1),
             self.bias.eq(read.data),
             write.addr.eq(self.load_addr),

@@ -12,6 +12,7 @@ from hw.router.density import Density
 from hw.router.domain import Domain
 from hw.router.entropy import DISTANCE_BITS, Entropy
 from hw.router.q78 import Q78, saturate
+from hw.rows import hand_down, layer_member
 from sw_model.config import HardwareConfig
 from sw_model.gate import ENTROPY_SCALE_FRACTION, FRACTION, MAX_TAU
 from sw_model.image import Image
@@ -49,7 +50,7 @@ class Gate(wiring.Component):
     Members
     -------
     i, start : candidates (:func:`~hw.router.admission.candidates_layout`), and that they stand (one cycle)
-    gate, side : registers; what came with the token
+    layer, gate, side : registers; what came with the token
     number, density_valid : a router row, and, ``ToFixed.LATENCY`` cycles later, that it was the density's
     domain_score, domain_valid : the domains' rows
     p, distance, p_valid, p_done : see :class:`~hw.router.weights.RoutingWeights`
@@ -69,6 +70,7 @@ class Gate(wiring.Component):
             {
                 "i": In(layout),
                 "start": In(1),
+                **layer_member(config),
                 "gate": In(GATE),
                 "side": In(SIDE),
                 "number": In(SCALED),
@@ -128,6 +130,7 @@ class Gate(wiring.Component):
             domain.valid.eq(self.domain_valid),
             domain.tag.eq(self.side.tag),
             domain.tag_valid.eq(self.side.tagged),
+            *hand_down(self, domain, cost),
             domain.expert.eq(admission.expert),
             domain.load_addr.eq(self.load_addr),
             domain.load_data.eq(self.load_data),

@@ -15,6 +15,7 @@ from hw.router.admission import candidates_layout, removed_layout
 from hw.router.choice import SCORE_BITS, Choice
 from hw.router.gate import GATE, SIDE, Gate
 from hw.router.weights import RoutingWeights
+from hw.rows import hand_down, in_row, layer_member
 from sw_model.config import HardwareConfig
 from sw_model.golden import ALPHA_FRACTION, LOGIT_FRACTION
 from sw_model.image import Image
@@ -57,7 +58,7 @@ class Router(wiring.Component):
     Members
     -------
     i : stream of {number, last}: the rows of one token's router pass, in order
-    rule : :data:`RULE`; gate : :data:`~hw.router.gate.GATE`
+    layer : row of the tables; rule : :data:`RULE`; gate : :data:`~hw.router.gate.GATE`
     side : what came with the token (:data:`~hw.router.gate.SIDE`)
     load_addr, load_data : tables: selection biases (``load_biases_en``) and those of the gate
     route : see :func:`route_layout`
@@ -77,6 +78,7 @@ class Router(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(rows, always_ready=True)),
+                **layer_member(config),
                 "rule": In(RULE),
                 "gate": In(GATE),
                 "side": In(SIDE),
@@ -102,8 +104,11 @@ class Router(wiring.Component):
         m.submodules.sigmoid = sigmoid = Sigmoid()
         m.submodules.choice = choice = Choice(config)
         m.submodules.weights = weights = RoutingWeights(config, SCORE_BITS)
+        experts = max(2, config.max_experts)
+        bits = (experts - 1).bit_length()
+        depth = ((config.max_layers - 1) << bits) + experts
         m.submodules.biases = biases = Memory(
-            shape=signed(FIXED_BITS), depth=max(2, config.max_experts), init=self._biases
+            shape=signed(FIXED_BITS), depth=depth, init=self._biases[:depth]
         )
         bias_write, bias = biases.write_port(), biases.read_port()
 
@@ -143,7 +148,7 @@ class Router(wiring.Component):
             *[b.eq(a) for a, b in pairwise([to_logit.y, *logits])],
         ]
         now, logit = tags[-1], logits[-1]
-        m.d.comb += [bias.addr.eq(tags[-2].index), bias.en.eq(1)]
+        m.d.comb += [bias.addr.eq(in_row(self, tags[-2].index[:bits])), bias.en.eq(1)]
         shared = Signal(PROB_FRACTION + 1)
         with m.If(now.valid & now.shared):
             m.d.sync += shared.eq(round_even(sigmoid.y, EXP2_FRACTION - PROB_FRACTION))
@@ -186,6 +191,7 @@ class Router(wiring.Component):
             m.d.comb += [
                 weights.everyone.eq(self.gate.enable),
                 gate.i.eq(candidates),
+                *hand_down(self, gate),
                 gate.gate.eq(self.gate),
                 gate.side.eq(self.side),
                 gate.number.eq(self.i.payload.number),
