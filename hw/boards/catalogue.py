@@ -5,8 +5,10 @@ from __future__ import annotations
 from amaranth.build import Attrs, Pins, Resource
 from amaranth_boards.colorlight_5a75b_r7_0 import Colorlight_5A75B_R70Platform
 from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
+from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.icepi_zero import IcepiZero1_3Platform
 from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_25FPlatform, OrangeCrabR0_2_85FPlatform
+from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -15,18 +17,21 @@ from amaranth_boards.ulx3s import (
 )
 
 from hw.boards.board import Board, pins
+from hw.boards.ecp5 import ECP5
+from hw.boards.family import Family
+from hw.boards.gowin import GOWIN
+from hw.boards.ice40 import ICE40
 
-__all__ = ["BOARDS"]
+__all__ = ["BOARDS", "ICEBREAKER"]
 
 BAUD = 1_500_000
-#: Packages as nextpnr names them.
-_PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381", "BG554": "CABGA554", "MG285": "CSFBGA285"}
 
 
 def _ulx3s(platform: type, preset: str) -> Board:
     return _board(
         f"ulx3s_{platform.device[-3:].lower()}",
         f"ULX3S {platform.device[-3:]}",
+        ECP5,
         platform,
         preset,
         clock_mhz=37.5,
@@ -44,6 +49,7 @@ def _ecpix5(platform: type, preset: str) -> Board:
     return _board(
         f"ecpix5_{platform.device[-3:].lower()}",
         f"ECPIX-5 {platform.device[-3:-1]}",
+        ECP5,
         platform,
         preset,
         clock_mhz=50.0,
@@ -75,6 +81,7 @@ def _orangecrab(platform: type, preset: str, *, spi: bool = False) -> Board:
     return _board(
         f"orangecrab_{platform.device[-3:].lower()}{'_spi' if spi else ''}",
         f"OrangeCrab r0.2 {platform.device[-3:]}{', SPI' if spi else ''}",
+        ECP5,
         platform,
         preset,
         clock_mhz=48.0,
@@ -91,6 +98,7 @@ def _icepi_zero(platform: type, preset: str) -> Board:
     return _board(
         "icepi_zero",
         "Icepi Zero v1.3",
+        ECP5,
         platform,
         preset,
         clock_mhz=37.5,
@@ -109,6 +117,7 @@ def _colorlight_5a75b(platform: type, preset: str) -> Board:
     return _board(
         "colorlight_5a75b",
         "Colorlight 5A-75B v7.0",
+        ECP5,
         platform,
         preset,
         clock_mhz=37.5,
@@ -120,14 +129,62 @@ def _colorlight_5a75b(platform: type, preset: str) -> Board:
     )
 
 
-def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: float, wanted: dict) -> Board:
+def _icebreaker(platform: type, preset: str) -> Board:
+    return _board(
+        "icebreaker",
+        "iCEBreaker",
+        ICE40,
+        platform,
+        preset,
+        clock_mhz=21.0,
+        wanted={
+            "clk": ("clk12", 0, None),
+            "button_reset": ("button", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            "led[0]": ("led_g", 0, None),
+            "led[1]": ("led_r", 0, None),
+        },
+    )
+
+
+def _tang_primer_20k(platform: type, preset: str) -> Board:
+    return _board(
+        "tang_primer_20k",
+        "Tang Primer 20K, dock",
+        GOWIN,
+        platform,
+        preset,
+        clock_mhz=27.0,
+        wanted={
+            "clk": ("clk27", 0, None),
+            "button_reset": ("button", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            **{f"led[{i}]": ("led", i, None) for i in range(6)},
+        },
+    )
+
+
+def _board(
+    name: str,
+    title: str,
+    family: Family,
+    platform: type,
+    preset: str,
+    *,
+    clock_mhz: float,
+    wanted: dict,
+) -> Board:
+    part, package, speed = family.part(platform)
     oscillator = next(r for r in platform.resources if r.name == platform.default_clk)
     return Board(
         name=name,
         title=title,
-        part=platform.device,
-        package=_PACKAGES[platform.package],
-        speed=platform.speed,
+        family=family,
+        part=part,
+        package=package,
+        speed=speed,
         preset=preset,
         oscillator_mhz=oscillator.clock.frequency / 1e6,
         clock_mhz=clock_mhz,
@@ -135,6 +192,9 @@ def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: flo
         pins=pins(platform, wanted),
     )
 
+
+#: Waits for its preset.
+ICEBREAKER = _icebreaker(ICEBreakerPlatform, "icebreaker")
 
 BOARDS: dict[str, Board] = {
     board.name: board
@@ -150,5 +210,6 @@ BOARDS: dict[str, Board] = {
         _ecpix5(ECPIX585Platform, "ulx3s_85f"),
         _icepi_zero(IcepiZero1_3Platform, "ecp5_25f"),
         _colorlight_5a75b(Colorlight_5A75B_R70Platform, "ecp5_25f"),
+        _tang_primer_20k(TangPrimer20kDockPlatform, "gw2a_18"),
     )
 }
