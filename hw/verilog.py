@@ -10,8 +10,11 @@ from amaranth.back import verilog
 from amaranth.lib.wiring import In
 
 from hw.host.registers import present
+from hw.micro import core as micro
+from hw.micro.core import Core
 from hw.sharing import Sharing
-from hw.top import Top, ports
+from hw.top import Top
+from hw.top import ports as axi_ports
 from sw_model.config import HardwareConfig
 from sw_model.image import Image
 
@@ -23,10 +26,15 @@ _ESCAPED = re.compile(r"\\\S+")
 _ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
 
 
+def ports(config: HardwareConfig) -> dict:
+    """Ports of the module: AXI, or with body "micro" bytes of the link."""
+    return micro.PORTS if config.body == "micro" else axi_ports(config)
+
+
 def generate(config: HardwareConfig, image: Image | None = None) -> str:
     """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in."""
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
-    top = Top(config, image)
+    top = Core(config) if config.body == "micro" else Top(config, image)
     members = [getattr(top, name) for name in ports(config)]
     platform = Sharing()
     text = verilog.convert(
