@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amaranth.back import verilog
 
-from hw.boards.flow import run_yosys
+from hw.boards.tools import run_yosys
 from hw.cim.serial import SerialMacro
 from hw.sharing import Sharing
 

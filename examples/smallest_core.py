@@ -17,6 +17,9 @@ from pathlib import Path
 
 from hw.boards import flow
 from hw.boards.catalogue import BOARDS
+from hw.boards.ecp5 import ECP5, SYNTHESIS
+from hw.boards.family import resources
+from hw.boards.tools import run_yosys
 from sw_model.config import HardwareConfig
 
 LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
@@ -38,10 +41,10 @@ def modules(config: HardwareConfig) -> dict[str, dict[str, int]]:
             f"read_verilog {' '.join(flow.SOURCES)}",
             f"hierarchy -top {flow.TOP}",
             "rename -hide w:*",  # Yosys stumbles over names when it maps modules one by one
-            f"synth_ecp5 -noflatten -top {flow.TOP} {flow.SYNTHESIS}",
+            f"synth_ecp5 -noflatten -top {flow.TOP} {SYNTHESIS}",
             "tee -o stat.json stat -json",
         ]
-        flow.run_yosys(commands, work, "yosys.log")
+        run_yosys(commands, work, "yosys.log")
         found = json.loads((work / "stat.json").read_text())["modules"]
     return {name.lstrip("\\"): m["num_cells_by_type"] for name, m in found.items()}
 
@@ -63,10 +66,8 @@ def tell(config: HardwareConfig) -> None:
         lut = sum(n * count[cell] for cell, n in LUTS.items())
         if lut < LEAST:
             return
-        others = {r: sum(count[t] for t in types) for r, types in flow.SYNTHESISED.items()}
-        print(
-            "  " * depth + f"{name.rpartition('.')[2]}: {lut} LUT", *(f"{n} {r}" for r, n in others.items())
-        )
+        others = [f"{n} {resource}" for resource, n in resources(ECP5.synthesised, count).items()]
+        print("  " * depth + f"{name.rpartition('.')[2]}: {lut} LUT", *others)
         for cell in sorted(found[name].keys() & found.keys(), key=lambda c: -total(c)["LUT4"]):
             row(cell, depth + 1)
 

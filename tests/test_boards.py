@@ -12,11 +12,14 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from designs import SMALL
 
 from hw import verilog
-from hw.boards import flow, pll
+from hw.boards import ecp5_pll, flow
 from hw.boards.board import pins
 from hw.boards.catalogue import BOARDS
+from hw.boards.ecp5 import ECP5
+from hw.boards.family import resources
 from hw.boards.netlist import absorb_operands, trim_carries
 from hw.boards.serial_top import SerialTop
+from hw.boards.tools import Tool, run_tool, run_yosys
 from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
 
@@ -50,14 +53,14 @@ def test_every_pin_is_constrained(board):
     assert ports == {pin.port for pin in board.pins}
     assert len({pin.site for pin in board.pins}) == len(ports)
     assert all(dict(pin.attributes)["IO_TYPE"] for pin in board.pins)
-    assert f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;' in board.lpf()
-    pll.dividers(board.oscillator_mhz, board.clock_mhz)
+    assert f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;' in ECP5.pins(board)
+    ecp5_pll.dividers(board.oscillator_mhz, board.clock_mhz)
     rate = board.clock_mhz * 1e6 / round(board.clock_mhz * 1e6 / board.baud)
     assert abs(rate / board.baud - 1) < 0.02
 
 
 def test_pins_are_those_of_the_boards():
-    text = BOARDS["ulx3s_85f"].lpf()
+    text = ECP5.pins(BOARDS["ulx3s_85f"])
     for line in (
         'FREQUENCY PORT "clk" 25 MHZ;',
         'LOCATE COMP "clk" SITE "G2";',
@@ -81,18 +84,18 @@ def test_unknown_pin():
     [(25,), (37.5,), (50,), (62.5,), (75,), (100,), (125,), (37.5, 75), (37.5, 150), (25, 125, 62.5)],
 )
 def test_pll(clocks):
-    d = pll.dividers(25, *clocks)
+    d = ecp5_pll.dividers(25, *clocks)
     assert 25 * d.feedback / d.input == clocks[0]
     inside = clocks[0] * d.output[0]
-    assert pll.VCO[0] <= inside <= pll.VCO[1]
+    assert ecp5_pll.VCO[0] <= inside <= ecp5_pll.VCO[1]
     assert [inside / divider for divider in d.output] == list(clocks)
 
 
 def test_pll_out_of_reach():
     with pytest.raises(ValueError, match=r"33\.123 MHz"):
-        pll.dividers(25, 33.123)
+        ecp5_pll.dividers(25, 33.123)
     with pytest.raises(ValueError, match=r"37\.5 MHz and 70 MHz"):
-        pll.dividers(25, 37.5, 70)
+        ecp5_pll.dividers(25, 37.5, 70)
 
 
 def prove_equal(work: Path, original: dict, changed: dict, models: str = "") -> None:
@@ -118,7 +121,7 @@ def prove_equal(work: Path, original: dict, changed: dict, models: str = "") -> 
             "async2sync",
             "sat -verify -tempinduct -prove trigger 0 -set-init-zero miter",
         ]
-        flow.run_yosys(commands, work, "prove.log")
+        run_yosys(commands, work, "prove.log")
 
 
 #: A wire with the name of another's bit, as Amaranth names the fields of a layout.
@@ -139,8 +142,8 @@ endmodule
 @pytest.mark.parametrize("width", ["", "[1:0]"])
 def test_a_wire_is_not_taken_for_the_bit_of_another(tmp_path, width):
     (tmp_path / "names.v").write_text(verilog.name_elements(NAMES.replace("WIDTH", width)))
-    flow.run_yosys(["read_verilog names.v", "proc", "write_json rtl.json"], tmp_path, "rtl.log")
-    flow.synthesise(tmp_path, ["names.v"], "names")
+    run_yosys(["read_verilog names.v", "proc", "write_json rtl.json"], tmp_path, "rtl.log")
+    flow.synthesise(tmp_path, ["names.v"], "names", BOARDS["ulx3s_85f"])
     rtl, mapped = (
         json.loads((tmp_path / file).read_text())["modules"]["names"] for file in ("rtl.json", "names.json")
     )
@@ -149,7 +152,7 @@ def test_a_wire_is_not_taken_for_the_bit_of_another(tmp_path, width):
 
 def test_carry_chains_keep_their_function(tmp_path):
     (tmp_path / "adders.v").write_text(ADDERS)
-    flow.synthesise(tmp_path, ["adders.v"], "adders")
+    flow.synthesise(tmp_path, ["adders.v"], "adders", BOARDS["ulx3s_85f"])
     original = json.loads((tmp_path / "adders.json").read_text())["modules"]["adders"]
     changed = copy.deepcopy(original)
     trimmed = trim_carries(changed)
@@ -174,7 +177,7 @@ def mapped(work: Path, config: HardwareConfig) -> tuple[dict[str, set[str]], dic
         "tee -o stat.json stat -json",
         "tee -o emulated.txt select -list c:*emulate*",
     ]
-    flow.run_yosys(commands, work, "yosys.log")
+    run_yosys(commands, work, "yosys.log")
     assert (work / "emulated.txt").read_text().strip() == ""
     log = (work / "yosys.log").read_text()
     kinds: dict[str, set[str]] = {}
@@ -243,8 +246,9 @@ def test_lookup_tiles_are_hard_blocks(tmp_path):
 def test_preset_of_the_large_array(tmp_path):
     """The whole preset takes the block RAM and multipliers that the claims above add up to, and fits."""
     config = load_config("ecp5_85f_lut")
-    flow.write_verilog(BOARDS["ulx3s_85f"], config, None, tmp_path)
-    cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP)
+    board = BOARDS["ulx3s_85f"]
+    flow.write_verilog(board, config, None, tmp_path)
+    cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP, board)
     assert 9 * config.tiles // 2 + WAITING < cells["DP16KD"] < 9 * config.tiles // 2 + WAITING + 30
     assert 2 * config.tiles + sum(PRODUCTS.values()) <= cells["MULT18X18D"] < 2 * config.tiles + 60
 
@@ -260,8 +264,8 @@ def test_presets_fit(preset, tmp_path):
     """The boards that they are listed for; products and memories are in hard blocks."""
     config, boards = load_config(preset), [board for board in BOARDS.values() if board.preset == preset]
     flow.write_verilog(boards[0], config, None, tmp_path)
-    cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP)
-    need = {name: sum(cells.get(t, 0) for t in types) for name, types in flow.SYNTHESISED.items()}
+    cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP, boards[0])
+    need = resources(ECP5.synthesised, cells)
     need["lut"] = sum(n * cells.get(name, 0) for name, n in LUTS.items())
     for board in boards:
         assert all(need[resource] <= board.capacity[resource] for resource in need), board.name
@@ -290,7 +294,7 @@ endmodule
 
 def test_operands_move_into_adders(tmp_path):
     (tmp_path / "operands.v").write_text(OPERANDS)
-    flow.synthesise(tmp_path, ["operands.v"], "operands")
+    flow.synthesise(tmp_path, ["operands.v"], "operands", BOARDS["ulx3s_85f"])
     original = json.loads((tmp_path / "operands.json").read_text())["modules"]["operands"]
     changed = copy.deepcopy(original)
     gone = absorb_operands(changed)
@@ -338,10 +342,9 @@ def test_too_big_is_said_before_placement(tmp_path, monkeypatch):
         ("print('trap'); raise SystemExit(3)", RuntimeError, "exit code 3.*trap"),
     ],
 )
-def test_failing_tools(tmp_path, monkeypatch, script, error, message):
-    monkeypatch.setattr(flow, "_WHEEL", script)
+def test_failing_tools(tmp_path, script, error, message):
     with pytest.raises(error, match=message):
-        flow.run_tool("nextpnr-ecp5", tmp_path, [], SMALL, lambda _: None)
+        run_tool(Tool("nextpnr-ecp5", script), tmp_path, [], SMALL, lambda _: None)
 
 
 @pytest.mark.parametrize(("preset", "router"), [("ecp5_25f", False), ("ecp5_85f_lut", True)])
@@ -361,11 +364,11 @@ def test_native_tool(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEXTPNR_ECP5", "./nextpnr")
     lines: list[str] = []
-    flow.run_tool("nextpnr-ecp5", work, ["--85k"], SMALL, lines.append)
+    run_tool(ECP5.nextpnr, work, ["--85k"], SMALL, lines.append)
     assert lines == [f"Info: --85k in {work}\n"]
 
 
 def test_native_tool_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTPNR_ECP5", str(tmp_path / "nowhere"))
     with pytest.raises(ExpertileError, match=r"NEXTPNR_ECP5=.*nowhere: no such program; unset it"):
-        flow.run_tool("nextpnr-ecp5", tmp_path, [], SMALL, lambda _: None)
+        run_tool(ECP5.nextpnr, tmp_path, [], SMALL, lambda _: None)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from amaranth.back import verilog
 
-from hw.boards.flow import run_yosys
+from hw.boards.tools import run_yosys
 from hw.host.axil import RegisterFile
 from hw.host.bridge import Bridge
 from hw.host.tokens import TokenInput

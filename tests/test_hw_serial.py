@@ -10,7 +10,7 @@ from amaranth.back import verilog
 from amaranth_bench import clock, simulate
 from test_hw_macro_tile import DECODE, STEPS, digits, pack_bytes, pack_word, piece, random_bytes, random_codes
 
-from hw.boards.flow import run_yosys
+from hw.boards.tools import run_yosys
 from hw.cim.macro import Decode
 from hw.cim.serial import BitSerial, SerialMacro
 from hw.pe.array import PeArray

@@ -10,7 +10,8 @@ from test_boards import prove_equal
 
 from hw.boards import flow
 from hw.boards.block_registers import absorb_registers
-from hw.boards.board import DEVICES
+from hw.boards.catalogue import BOARDS
+from hw.boards.ecp5 import ECP5
 from hw.boards.floorplan import anchor_tiles, block_ram_sites
 
 #: What a block has a register for, and what it must leave: registers that are read elsewhere or reset.
@@ -88,7 +89,7 @@ def provable(module: dict[str, Any]) -> dict[str, Any]:
 
 def test_registers_move_into_blocks(tmp_path: Path) -> None:
     (tmp_path / "registers.v").write_text(REGISTERS)
-    flow.synthesise(tmp_path, ["registers.v"], "registers")
+    flow.synthesise(tmp_path, ["registers.v"], "registers", BOARDS["ulx3s_85f"])
     original = json.loads((tmp_path / "registers.json").read_text())["modules"]["registers"]
     changed = copy.deepcopy(original)
     count = [0, 0]
@@ -109,10 +110,10 @@ def test_registers_move_into_blocks(tmp_path: Path) -> None:
         prove_equal(tmp_path, provable(original), provable(changed), BLOCKS)
 
 
-@pytest.mark.parametrize("part", DEVICES)
+@pytest.mark.parametrize("part", ECP5.devices)
 def test_block_ram_sites(part: str) -> None:
     sites = [site for row in block_ram_sites(part) for site in row]
-    assert len(set(sites)) == len(sites) == DEVICES[part].bram
+    assert len(set(sites)) == len(sites) == ECP5.devices[part].capacity["bram"]
 
 
 def tiles(number: int, block_rams: int) -> dict[str, Any]:

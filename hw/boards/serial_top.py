@@ -5,7 +5,6 @@ from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from hw.boards import pll
 from hw.boards.board import Board
 from hw.host.bridge import AXI, Bridge
 from hw.host.spi import SpiPort
@@ -17,7 +16,7 @@ __all__ = ["SerialTop"]
 
 
 class SerialTop(wiring.Component):
-    """Top of an ECP5 board.
+    """Top of a board.
 
     The accelerator is an instance of the module that :func:`hw.verilog.generate` writes: what was simulated
     is what runs. Reset while the PLL has no lock or the button is held, or by the host.
@@ -85,7 +84,7 @@ class SerialTop(wiring.Component):
         if self._config.array_clock > 1:
             clocks.append((array_clock, board.clock_mhz * self._config.array_clock))
             second["i_array_clk"] = array_clock
-        m.submodules.pll = pll.instance(self.clk, board.oscillator_mhz, clocks, lock)
+        m.submodules.pll = board.family.pll(self.clk, board.oscillator_mhz, clocks, lock)
         pressed = self.button_reset ^ board.inverted("button_reset") if board.button else 0
         m.submodules.reset = ResetSynchronizer(~lock | pressed)
         resetn = Signal(reset_less=True)
