@@ -16,6 +16,7 @@ from hw.sharing import Sharing
 from hw.top import Top
 from hw.top import ports as axi_ports
 from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
 from sw_model.image import Image
 
 __all__ = ["MODULE", "array_clock", "describe", "generate", "name_elements"]
@@ -32,7 +33,17 @@ def ports(config: HardwareConfig) -> dict:
 
 
 def generate(config: HardwareConfig, image: Image | None = None) -> str:
-    """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in."""
+    """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in.
+
+    Raises
+    ------
+    ExpertileError : the design cannot hold weights in its text, or its maxima are too large
+    """
+    if image is not None and config.body == "micro":
+        raise ExpertileError(
+            f"config {config.name!r}: memories of body 'micro' wake up empty; send the weights, or use a "
+            "configuration with another body"
+        )
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
     top = Core(config) if config.body == "micro" else Top(config, image)
     members = [getattr(top, name) for name in ports(config)]

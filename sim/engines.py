@@ -326,7 +326,9 @@ def open_engine(
     engine = _RTL[name]
     if config.body == "micro":
         if name != "verilator":
-            raise ExpertileError(f"engine {name!r} drives AXI, which body 'micro' does not have; use verilator")
+            raise ExpertileError(
+                f"engine {name!r} drives AXI ports, and body 'micro' has bytes alone; use verilator"
+            )
         engine = _Board
     return engine(layer, config, slots, memory=memory or PageMemory(), stalls=stalls, seed=seed)
 

@@ -73,7 +73,16 @@ def check(driver, layer, x):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_golden(driver, shape: str, fmt: str) -> None:
     layer = random_quantised(Case(fmt=fmt, shape=SHAPES[shape]), CONFIG, seed=3)
-    check(driver, layer, random_tokens(np.random.default_rng(4), 9, layer.hidden))
+    check(driver, layer, random_tokens(np.random.default_rng(4), 8, layer.hidden))
+
+
+def test_a_noisy_line_loses_nothing() -> None:
+    link = Link(open_board(find("icebreaker"), CONFIG, noise=5e-5, seed=8), timeout=0.03)
+    driver = Driver(LinkBus(link))
+    layer = random_quantised(Case(fmt="int4", shape={"hidden": 96, "shared": 32}), CONFIG, seed=3)
+    check(driver, layer, random_tokens(np.random.default_rng(4), 3, 96))
+    assert link.retries
+    driver.close()
 
 
 def test_another_layer_and_a_reset(driver) -> None:
@@ -211,10 +220,8 @@ def test_configurations() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             replace(CONFIG, **change)
-    with pytest.raises(
-        ExpertileError, match="'icebreaker': the processor of body 'micro' has no room .* lower"
-    ):
-        firmware(replace(CONFIG, max_hidden=512))
+    with pytest.raises(ExpertileError, match=r"no room \(line .*, over 480\); lower max_hidden"):
+        firmware(replace(CONFIG, max_experts=64))
     assert CONFIG.macs_per_cycle == 16
 
 
