@@ -95,7 +95,7 @@ def _row(
     return {
         "board": board,
         "title": target.title,
-        "device": f"{target.part}, speed {target.speed}",
+        "device": f"{target.part}, speed {target.speed}" if target.speed else target.part,
         "preset": config.name,
         "macs_per_cycle": config.macs_per_cycle,
         "weights_kib": config.tiles * config.words * 16 // 1024,

@@ -1,4 +1,4 @@
-// The board top for a host at its serial line or SPI, and a model of the PLL: every output runs at the speed of its
+// The board top for a host at its serial line or SPI, and models of the PLLs: every output runs at the speed of the
 // input, since only the core's clock matters to the line. LAMPS: how many, INVERTED: those that are active low;
 // RELEASED: the level of the button at rest. Both are defined for boards that have them.
 
@@ -57,4 +57,31 @@ module EHXPLLL (
   assign CLKOP = CLKI;
   assign CLKOS = CLKI;
   assign LOCK  = count[4];
+endmodule
+
+module SB_PLL40_PAD (
+    input PACKAGEPIN, RESETB, BYPASS,
+    output PLLOUTGLOBAL, LOCK
+);
+  parameter FEEDBACK_PATH = "", PLLOUT_SELECT = "";
+  parameter [3:0] DIVR = 0;
+  parameter [6:0] DIVF = 0;
+  parameter [2:0] DIVQ = 0, FILTER_RANGE = 0;
+  reg [4:0] count = 0;
+  always @(posedge PACKAGEPIN) if (!LOCK) count <= count + 1;
+  assign PLLOUTGLOBAL = PACKAGEPIN;
+  assign LOCK = count[4];
+endmodule
+
+module rPLL (
+    input CLKIN, CLKFB, RESET, RESET_P,
+    input [5:0] FBDSEL, IDSEL, ODSEL,
+    input [3:0] PSDA, DUTYDA, FDLY,
+    output CLKOUT, LOCK
+);
+  parameter FCLKIN = "", IDIV_SEL = 0, FBDIV_SEL = 0, ODIV_SEL = 0;
+  reg [4:0] count = 0;
+  always @(posedge CLKIN) if (!LOCK) count <= count + 1;
+  assign CLKOUT = CLKIN;
+  assign LOCK = count[4];
 endmodule

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth.hdl import ClockSignal, Signal
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from designs import SMALL
 
@@ -52,9 +53,9 @@ def test_every_pin_is_constrained(board):
         ports |= {name} if member.shape == 1 else {f"{name}[{i}]" for i in range(member.shape)}
     assert ports == {pin.port for pin in board.pins}
     assert len({pin.site for pin in board.pins}) == len(ports)
-    assert all(dict(pin.attributes)["IO_TYPE"] for pin in board.pins)
-    assert f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;' in ECP5.pins(board)
-    ecp5_pll.dividers(board.oscillator_mhz, board.clock_mhz)
+    lines = [re.split(r"[ ;]+", line.replace('"', "")) for line in board.family.pins(board).splitlines()]
+    assert all(any({pin.port, pin.site} <= set(line) for line in lines) for pin in board.pins)
+    board.family.pll(Signal(), board.oscillator_mhz, [(ClockSignal(), board.clock_mhz)], Signal())
     rate = board.clock_mhz * 1e6 / round(board.clock_mhz * 1e6 / board.baud)
     assert abs(rate / board.baud - 1) < 0.02
 
@@ -254,7 +255,8 @@ def test_preset_of_the_large_array(tmp_path):
 
 
 #: LUTs of the device that a cell takes.
-LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+LUTS = dict.fromkeys(("LUT1", "LUT2", "LUT3", "LUT4", "ALU"), 1)
+LUTS |= {"CCU2C": 2, "TRELLIS_DPR16X4": 6, "RAM16SDP4": 8}
 
 
 @pytest.mark.slow
@@ -265,7 +267,7 @@ def test_presets_fit(preset, tmp_path):
     config, boards = load_config(preset), [board for board in BOARDS.values() if board.preset == preset]
     flow.write_verilog(boards[0], config, None, tmp_path)
     cells = flow.synthesise(tmp_path, flow.SOURCES, flow.TOP, boards[0])
-    need = resources(ECP5.synthesised, cells)
+    need = resources(boards[0].family.synthesised, cells)
     need["lut"] = sum(n * cells.get(name, 0) for name, n in LUTS.items())
     for board in boards:
         assert all(need[resource] <= board.capacity[resource] for resource in need), board.name

@@ -47,7 +47,9 @@ def test_two_products_of_an_ice40(tmp_path: Path) -> None:
     (tmp_path / "bench.v").write_text(BENCH + plain + CELLS.read_text())
     program = tmp_path / "bench.vvp"
     subprocess.run(
-        ["iverilog", "-g2012", *PLAIN, "-o", program, tmp_path / "bench.v", primitives], check=True, timeout=60
+        ["iverilog", "-g2012", *PLAIN, "-o", program, tmp_path / "bench.v", primitives],
+        check=True,
+        timeout=60,
     )
     run = subprocess.run(["vvp", program], check=True, capture_output=True, text=True, timeout=60)
     assert run.stdout.startswith("0 wrong, last "), run.stdout

@@ -5,8 +5,10 @@ from __future__ import annotations
 from amaranth.build import Attrs, Pins, Resource
 from amaranth_boards.colorlight_5a75b_r7_0 import Colorlight_5A75B_R70Platform
 from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
+from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.icepi_zero import IcepiZero1_3Platform
 from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_25FPlatform, OrangeCrabR0_2_85FPlatform
+from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
     ULX3S_25F_Platform,
@@ -17,6 +19,8 @@ from amaranth_boards.ulx3s import (
 from hw.boards.board import Board, pins
 from hw.boards.ecp5 import ECP5
 from hw.boards.family import Family
+from hw.boards.gowin import GOWIN
+from hw.boards.ice40 import ICE40
 
 __all__ = ["BOARDS"]
 
@@ -125,6 +129,43 @@ def _colorlight_5a75b(platform: type, preset: str) -> Board:
     )
 
 
+def _icebreaker(platform: type, preset: str) -> Board:
+    return _board(
+        "icebreaker",
+        "iCEBreaker",
+        ICE40,
+        platform,
+        preset,
+        clock_mhz=21.0,
+        wanted={
+            "clk": ("clk12", 0, None),
+            "button_reset": ("button", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            "led[0]": ("led_g", 0, None),
+            "led[1]": ("led_r", 0, None),
+        },
+    )
+
+
+def _tang_primer_20k(platform: type, preset: str) -> Board:
+    return _board(
+        "tang_primer_20k",
+        "Tang Primer 20K, dock",
+        GOWIN,
+        platform,
+        preset,
+        clock_mhz=27.0,
+        wanted={
+            "clk": ("clk27", 0, None),
+            "button_reset": ("button", 0, None),
+            "uart_rx": ("uart", 0, "rx"),
+            "uart_tx": ("uart", 0, "tx"),
+            **{f"led[{i}]": ("led", i, None) for i in range(6)},
+        },
+    )
+
+
 def _board(
     name: str,
     title: str,
@@ -166,5 +207,7 @@ BOARDS: dict[str, Board] = {
         _ecpix5(ECPIX585Platform, "ulx3s_85f"),
         _icepi_zero(IcepiZero1_3Platform, "ecp5_25f"),
         _colorlight_5a75b(Colorlight_5A75B_R70Platform, "ecp5_25f"),
+        _icebreaker(ICEBreakerPlatform, "icebreaker"),
+        _tang_primer_20k(TangPrimer20kDockPlatform, "gw2a_18"),
     )
 }

@@ -20,6 +20,7 @@ __all__ = ["ECP5", "SYNTHESIS"]
 
 #: Wide LUTs (LUT4s behind multiplexers) cost 3 % more LUTs and 3 MHz when they were tried.
 SYNTHESIS = "-nowidelut"
+TILE = "expertile_tile"
 #: Of arrays of so many tiles, a matter of routing: this router settles what all nets want of a wire at once,
 #: and the placer fills 3/4 of a region before it spreads the cells, not 9/10. Four tiles that fill a small
 #: device it had not settled after 130 rounds; the other router, net by net, settles them.
@@ -68,8 +69,14 @@ class _Ecp5(Family):
     def part(self, platform: Any) -> tuple[str, str, str]:
         return platform.device, _PACKAGES[platform.package], platform.speed
 
-    def synthesis(self, board: Board, top: str) -> str:
-        return f"synth_ecp5 -top {top} {SYNTHESIS}"
+    def synthesis(self, board: Board, top: str) -> list[str]:
+        return [
+            # Alike in many places, and with registers at their borders: synthesised once.
+            f"setattr -mod -set keep_hierarchy 1 {TILE}*",
+            f"synth_ecp5 -top {top} {SYNTHESIS}",
+            "setattr -mod -unset keep_hierarchy *",
+            "flatten",
+        ]
 
     def pins(self, board: Board) -> str:
         lines = [f'FREQUENCY PORT "clk" {board.oscillator_mhz:g} MHZ;']

@@ -60,8 +60,8 @@ class Family(ABC):
         ``devices`` name them."""
 
     @abstractmethod
-    def synthesis(self, board: Board, top: str) -> str:
-        """The Yosys command that maps the module ``top``."""
+    def synthesis(self, board: Board, top: str) -> list[str]:
+        """The Yosys commands that map the module ``top``, and flatten it."""
 
     @abstractmethod
     def pins(self, board: Board) -> str:

@@ -26,7 +26,6 @@ from sw_model.image import Image
 
 __all__ = ["SOURCES", "TOP", "build", "find", "synthesise", "top_verilog", "write_verilog"]
 
-TILE = "expertile_tile"
 _NEAR = 0.5  # MHz by which nextpnr may round a clock's constraint
 SOURCES = (f"{verilog.MODULE}.v", f"{TOP}.v")
 SEED = 1  # of the placer: the same bitstream every time
@@ -71,7 +70,8 @@ def build(
 
     Raises
     ------
-    ExpertileError : unknown board, a design that is too big for it, or one that finds no place or route
+    ExpertileError : unknown board, a design that is too big for it, has too many clocks, or finds no place or
+        route
     """
     target = find(board)
     family = target.family
@@ -121,11 +121,7 @@ def synthesise(work: Path, sources: Sequence[str], top: str, board: Board) -> di
     """
     commands = [
         *(f"read_verilog {name}" for name in sources),
-        # Alike in many places, and with registers at their borders: synthesised once.
-        f"setattr -mod -set keep_hierarchy 1 {TILE}*",
-        board.family.synthesis(board, top),
-        "setattr -mod -unset keep_hierarchy *",
-        "flatten",
+        *board.family.synthesis(board, top),
         "opt_clean -purge",
         f"write_json {top}.json",
         "tee -o stat.json stat -json",
@@ -144,7 +140,17 @@ def write_verilog(board: Board, config: HardwareConfig, image: Image | None, wor
 
 
 def top_verilog(board: Board, config: HardwareConfig) -> str:
-    """The board's top alone: the accelerator is an instance in it."""
+    """The board's top alone: the accelerator is an instance in it.
+
+    Raises
+    ------
+    ExpertileError : the array has a clock of its own, and the board's PLL makes one clock alone
+    """
+    if config.array_clock > 1 and board.family.clocks < 2:
+        raise ExpertileError(
+            f"config {config.name!r}: its array has a clock of its own, and the PLL of {board.name} makes "
+            "one clock; use a configuration with array_clock = 1"
+        )
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
     top = SerialTop(config, board)
     ports = [getattr(top, name) for name in top.signature.members]

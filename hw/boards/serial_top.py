@@ -1,5 +1,7 @@
 """Top of a board: clock, reset, lamps, and the accelerator behind a UART or SPI."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Instance, Module, ResetSignal, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
@@ -8,11 +10,28 @@ from amaranth.lib.wiring import In, Out
 from hw.boards.board import Board
 from hw.host.bridge import AXI, Bridge
 from hw.host.spi import SpiPort
-from hw.host.uart import UartReceiver, UartTransmitter
+from hw.host.uart import BYTE, UartReceiver, UartTransmitter
 from hw.verilog import MODULE
 from sw_model.config import HardwareConfig
 
 __all__ = ["SerialTop"]
+
+#: What the line and the lamps need of a bridge; of body "micro" the accelerator itself, which takes bytes.
+BYTES = wiring.Signature({"rx": In(BYTE), "tx": Out(BYTE), "busy": Out(1), "error": Out(1), "reset": Out(1)})
+
+
+def _byte_ports(host: Any) -> dict[str, Value]:
+    """Ports of the accelerator's instance, beside clock and reset, that make it a :data:`BYTES`."""
+    return {
+        "i_s_axis_rx_tdata": host.rx.payload,
+        "i_s_axis_rx_tvalid": host.rx.valid,
+        "o_s_axis_rx_tready": host.rx.ready,
+        "o_m_axis_tx_tdata": host.tx.payload,
+        "o_m_axis_tx_tvalid": host.tx.valid,
+        "i_m_axis_tx_tready": host.tx.ready,
+        "o_busy": host.busy,
+        "o_error": host.error,
+    }
 
 
 class SerialTop(wiring.Component):
@@ -35,6 +54,9 @@ class SerialTop(wiring.Component):
         3 not in reset, 4 receiving, 5 sending; as many as the board has, if any
 
     Pins that ``board`` calls inverted are active low.
+
+    With body "micro" bytes go to the accelerator as they
+    are and come from it, without frames and the host's reset.
     """
 
     GLOW_BITS = 21  # an event lights its lamp for about 40 ms
@@ -53,12 +75,12 @@ class SerialTop(wiring.Component):
             }
         )
 
-    def _line(self, m: Module, bridge: Bridge) -> Signal:
-        """The way from the pins to the bridge and back. Returns: a byte was lost (one cycle)."""
+    def _line(self, m: Module, host: Any) -> Signal:
+        """The way from the pins to ``host`` and back. Returns: a byte was lost (one cycle)."""
         if self._board.spi:
             m.submodules.spi = spi = SpiPort()
-            wiring.connect(m, spi.o, bridge.rx)
-            wiring.connect(m, bridge.tx, spi.i)
+            wiring.connect(m, spi.o, host.rx)
+            wiring.connect(m, host.tx, spi.i)
             m.d.comb += [
                 spi.sck.eq(self.spi_sck),
                 spi.cs_n.eq(self.spi_cs_n),
@@ -69,8 +91,8 @@ class SerialTop(wiring.Component):
         divisor = round(self._board.clock_mhz * 1e6 / self._board.baud)
         m.submodules.receiver = receiver = UartReceiver(divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor)
-        wiring.connect(m, receiver.o, bridge.rx)
-        wiring.connect(m, bridge.tx, transmitter.i)
+        wiring.connect(m, receiver.o, host.rx)
+        wiring.connect(m, host.tx, transmitter.i)
         m.d.comb += [receiver.rx.eq(self.uart_rx), self.uart_tx.eq(transmitter.tx)]
         return receiver.error
 
@@ -91,26 +113,25 @@ class SerialTop(wiring.Component):
         bridge_reset = Signal()
         m.d.sync += resetn.eq(~(ResetSignal() | bridge_reset))  # a register to fan out from
 
-        # A token and its TUSER, in whole beats of the weight stream.
-        m.submodules.bridge = bridge = Bridge(capacity=self._config.max_hidden + 4)
-        line_error = self._line(m, bridge)
-        m.d.comb += bridge_reset.eq(bridge.reset)
-
-        m.submodules.accelerator = Instance(
-            MODULE,
-            i_aclk=ClockSignal(),
-            i_aresetn=resetn,
-            **second,
-            **{
-                f"{'i' if member.flow is Out else 'o'}_{name}": getattr(bridge, name)
+        if self._config.body == "micro":
+            host = BYTES.create()
+            ports = _byte_ports(host)
+        else:
+            # A token and its TUSER, in whole beats of the weight stream.
+            m.submodules.bridge = host = Bridge(capacity=self._config.max_hidden + 4)
+            ports = {
+                f"{'i' if member.flow is Out else 'o'}_{name}": getattr(host, name)
                 for name, member in AXI.items()
-            },
-        )
+            }
+        line_error = self._line(m, host)
+        m.d.comb += bridge_reset.eq(host.reset)
+
+        m.submodules.accelerator = Instance(MODULE, i_aclk=ClockSignal(), i_aresetn=resetn, **second, **ports)
         if board.leds:
-            self._lamps(m, bridge, bridge.error | line_error, resetn)
+            self._lamps(m, host, host.error | line_error, resetn)
         return m
 
-    def _lamps(self, m: Module, bridge: Bridge, error: Value, running: Value) -> None:
+    def _lamps(self, m: Module, host: Any, error: Value, running: Value) -> None:
         """What the lamps show: see the class."""
         board = self._board
 
@@ -131,8 +152,6 @@ class SerialTop(wiring.Component):
             m.d.sync += [count.eq(0), heartbeat.eq(~heartbeat)]
         with m.If(error):
             m.d.sync += failed.eq(1)
-        lamps = Cat(
-            heartbeat, glow(bridge.busy), failed, running, glow(bridge.rx.valid), glow(bridge.tx.valid)
-        )
+        lamps = Cat(heartbeat, glow(host.busy), failed, running, glow(host.rx.valid), glow(host.tx.valid))
         inverted = sum(board.inverted(f"led[{i}]") << i for i in range(board.leds))
         m.d.comb += self.led.eq(lamps ^ inverted)
