@@ -24,7 +24,7 @@ def write(folder: Path, text: str | None = None, **changes: object) -> str:
 
 
 def test_presets() -> None:
-    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "macros_64", "large"} <= set(presets())
+    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "large", "icebreaker"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert config.name == name
@@ -52,8 +52,8 @@ def test_file(tmp_path: Path) -> None:
         ({"gate": "1"}, "gate must be true or false, not 1"),
         ({"gate": "false"}, "governor must be false without a gate"),
         ({"tiles": 3}, "tiles must be a power of two, not 3"),
-        ({"body": '"analog"'}, "body must be one of dsp, lut, asic, not 'analog'"),
-        ({"body": 1}, "body must be one of dsp, lut, asic, not 1"),
+        ({"body": '"analog"'}, "body must be one of dsp, lut, asic, micro, not 'analog'"),
+        ({"body": 1}, "body must be one of dsp, lut, asic, micro, not 1"),
         ({"array_clock": 2}, 'array_clock must be 1 with body "dsp", not 2'),
         ({"array_clock": 9, "body": '"lut"'}, "array_clock must be an integer from 1 to 8, not 9"),
         ({"columns": 4, "body": '"lut"'}, 'columns must be 1 or 2 with body "lut", not 4'),

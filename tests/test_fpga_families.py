@@ -175,8 +175,8 @@ def test_bytes_go_straight_to_a_core_that_takes_them(board, monkeypatch):
 
 
 def synthesised(work, board):
-    """The echo on a board, synthesised in ``work``. Block RAM is a hard block, and so is the multiplier, but on
-    an iCE40, whose few are for products that ask for one."""
+    """The echo on a board, synthesised in ``work``. Block RAM is a hard block, and so is the multiplier, but
+    on an iCE40, whose few are for products that ask for one."""
     (work / "expertile_top.v").write_text(ECHO)
     (work / f"{flow.TOP}.v").write_text(flow.top_verilog(board, MICRO))
     (work / f"{flow.TOP}.{board.family.constraints}").write_text(board.family.pins(board))
