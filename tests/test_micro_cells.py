@@ -1,14 +1,18 @@
-"""The iCE40's own multiplier, as the flow wires it, against what it takes the place of."""
+"""The small core in an iCE40's own cells: what they compute, and that nothing falls back to others."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pyosys
 import pytest
 
-from hw.boards import ice40
+from hw.boards import flow, ice40
+from hw.boards.family import resources
+from hw.boards.tools import run_yosys
 from hw.micro.lanes import MODULE, TwoProducts
 from hw.sharing import Sharing, shared
+from sw_model.config import load_config
 
 CELLS = Path(ice40.__file__).with_name("ice40_cells.v")
 #: Its models of cells give ports defaults, which Icarus does not take.
@@ -54,3 +58,17 @@ def test_two_products_of_an_ice40(tmp_path: Path) -> None:
     run = subprocess.run(["vvp", program], check=True, capture_output=True, text=True, timeout=60)
     assert run.stdout.startswith("0 wrong, last "), run.stdout
     assert "x" not in run.stdout.splitlines()[0].partition("last")[2]
+
+
+def test_memories_and_products_are_hard_blocks(tmp_path: Path) -> None:
+    """As the board's flow synthesises it, as far as such cells are chosen: LUTs come later, and take long."""
+    board, config = flow.find("icebreaker"), load_config("icebreaker")
+    flow.write_verilog(board, config, None, tmp_path)
+    *before, synthesis = board.family.synthesis(board, flow.TOP)
+    sources = [f"read_verilog {name}" for name in flow.SOURCES]
+    stat = "tee -o stat.json stat -json"
+    run_yosys([*sources, *before, f"{synthesis} -run begin:map_gates", stat], tmp_path, "yosys.log")
+    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+    need = resources(board.family.synthesised, cells)
+    assert {name: need[name] for name in ("bram", "dsp", "spram")} == {"bram": 29, "dsp": 8, "spram": 4}
+    assert not any(name.startswith("$mem") for name in cells), cells
