@@ -25,7 +25,7 @@ from sw_model.formats import (
     SHIFT_BITS,
 )
 
-__all__ = ["EVENT_BITS", "Engine"]
+__all__ = ["Engine"]
 
 EVENT_BITS = 24
 ENTRY_BITS = WIDTH // 2
@@ -34,8 +34,7 @@ ENTRY = data.StructLayout({"mantissa": MANT_BITS - 1, "shift": SHIFT_BITS, "row_
 
 
 class Engine(wiring.Component):
-    """sum over blocks of (codes . activations) * mantissa * 2**(shift of the scale + shift of the block),
-    exact.
+    """Exact sum over blocks of (codes . activations) * mantissa * 2**(shift of the scale + of the block).
 
     A row is blocks, a block words of nibbles, the highest first (two's complement), a word two memory rows
     of 16 lanes; beside each block a scale entry, of which a memory row holds two. Word and scale go on by

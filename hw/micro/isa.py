@@ -35,7 +35,7 @@ COUNT_BITS = 11  # of a shift
 
 
 class Op(IntEnum):
-    """Operations. A takes two cycles each; shifts, NRM, MUL and DIV more."""
+    """Operations; :class:`hw.micro.processor.Processor` says how long they take."""
 
     LD = 0  # A = M
     ST = 1  # M = A

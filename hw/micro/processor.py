@@ -17,7 +17,7 @@ from hw.micro.isa import (
     Op,
 )
 
-__all__ = ["STACK", "Processor"]
+__all__ = ["Processor"]
 
 WORD, Q_BITS, STACK = 64, 24, 4
 PORT_BITS = 5
@@ -102,8 +102,7 @@ class Processor(wiring.Component):
         ]
         m.d.sync += pc.eq(following)
 
-        # The operand, or its complement where it is taken away, waits in a register: the adder's carry is
-        # slow.
+        # The operand, or its complement where it is taken away, waits in a register: carries are slow.
         held, at_port = Signal(ADDRESS_BITS), Signal()
         found, operand = Signal(WORD), Signal(WORD)
         immediate, away = mode == Mode.IMMEDIATE, (op == Op.SUB) | (op == Op.DIV)
