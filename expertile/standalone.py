@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sw_model.checkpoint import Checkpoint
 from sw_model.compiler import compile
-from sw_model.config import HardwareConfig, for_layers, load_config
+from sw_model.config import HardwareConfig, load_config
 from sw_model.errors import ExpertileError
 from sw_model.gate_file import load
 from sw_model.image import Image
-from sw_model.joined import join
+from sw_model.joined import for_layers, join
 from sw_model.quantised import QuantisedLayer, quantise
 
 __all__ = ["baked", "resident"]

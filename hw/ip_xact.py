@@ -12,6 +12,7 @@ from hw.host.registers import REGISTERS, Access
 from hw.top import ports
 from hw.verilog import MODULE
 from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
 
 __all__ = ["INTERFACES", "component"]
 
@@ -68,7 +69,13 @@ def component(config: HardwareConfig, verilog_file: str) -> str:
     Parameters
     ----------
     verilog_file : where the text of :func:`hw.verilog.generate` is, from the component's folder
+
+    Raises
+    ------
+    ExpertileError : a design without AXI ports
     """
+    if config.body == "micro":
+        raise ExpertileError(f"config {config.name!r}: a design of body 'micro' has no AXI ports to describe")
     Xml.register_namespace("spirit", SPIRIT)
     Xml.register_namespace("xilinx", XILINX)
     root = Xml.Element(_tag("component"))

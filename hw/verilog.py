@@ -10,9 +10,13 @@ from amaranth.back import verilog
 from amaranth.lib.wiring import In
 
 from hw.host.registers import present
+from hw.micro import core as micro
+from hw.micro.core import Core
 from hw.sharing import Sharing
-from hw.top import Top, ports
+from hw.top import Top
+from hw.top import ports as axi_ports
 from sw_model.config import HardwareConfig
+from sw_model.errors import ExpertileError
 from sw_model.image import Image
 
 __all__ = ["MODULE", "array_clock", "describe", "generate", "name_elements"]
@@ -23,10 +27,25 @@ _ESCAPED = re.compile(r"\\\S+")
 _ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
 
 
+def ports(config: HardwareConfig) -> dict:
+    """Ports of the module: AXI, or with body "micro" bytes of the link."""
+    return micro.PORTS if config.body == "micro" else axi_ports(config)
+
+
 def generate(config: HardwareConfig, image: Image | None = None) -> str:
-    """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in."""
+    """Verilog text of the whole accelerator, module :data:`MODULE`; ``image`` bakes weights in.
+
+    Raises
+    ------
+    ExpertileError : the design cannot hold weights in its text, or its maxima are too large
+    """
+    if image is not None and config.body == "micro":
+        raise ExpertileError(
+            f"config {config.name!r}: memories of body 'micro' wake up empty; send the weights, or use a "
+            "configuration with another body"
+        )
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"  # one Yosys, whatever the machine has
-    top = Top(config, image)
+    top = Core(config) if config.body == "micro" else Top(config, image)
     members = [getattr(top, name) for name in ports(config)]
     platform = Sharing()
     text = verilog.convert(

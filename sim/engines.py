@@ -16,6 +16,8 @@ from driver.bus import Bus
 from driver.link import Link
 from driver.link_bus import LinkBus
 from driver.pipes import BAUD, PortPipe
+from hw.boards.flow import find
+from sim.board import open_board
 from sim.build import build_verilator, generated
 from sim.memory import PageMemory
 from sim.runner import LayerJob, build, run_layer
@@ -240,6 +242,24 @@ class _Verilator(_Driven):
         super().__init__(layer, config, slots, _driver(config, image, self.core))
 
 
+class _Board(_Driven):
+    """A Verilated board whose core has a byte link alone, at its serial line."""
+
+    def __init__(
+        self,
+        layer: QuantisedLayer,
+        config: HardwareConfig,
+        slots: int | None,
+        *,
+        memory: PageMemory,
+        stalls: float,
+        seed: int,
+    ) -> None:
+        image = compiler.compile(layer, config, slots=slots)
+        self.core = open_board(find("icebreaker"), config, seed=seed)
+        super().__init__(layer, config, slots, _driver(config, image, LinkBus(Link(self.core))))
+
+
 class _Icarus(Engine):
     """Icarus through cocotb; every run starts a simulator anew and loads everything over the ports."""
 
@@ -306,7 +326,8 @@ def open_engine(
     name : "golden", "verilator" or "icarus"
     slots : load experts on demand in any case, with at most so many on chip
     memory : where they come from (RTL engines)
-    stalls : probability of a random pause, each cycle, on every stream and register channel (RTL engines)
+    stalls : probability of a random pause, each cycle, on every stream and register channel (RTL engines, but
+        with body "micro", whose bytes come at the line's pace)
     seed : of the pauses
 
     Raises
@@ -317,7 +338,14 @@ def open_engine(
         return _Golden(layer, config, slots)
     if name not in _RTL:
         raise ExpertileError(f"engine {name!r}: unknown; choose one of {', '.join(ENGINES)}")
-    return _RTL[name](layer, config, slots, memory=memory or PageMemory(), stalls=stalls, seed=seed)
+    engine = _RTL[name]
+    if config.body == "micro":
+        if name != "verilator":
+            raise ExpertileError(
+                f"engine {name!r} drives AXI ports, and body 'micro' has bytes alone; use verilator"
+            )
+        engine = _Board
+    return engine(layer, config, slots, memory=memory or PageMemory(), stalls=stalls, seed=seed)
 
 
 def open_port(

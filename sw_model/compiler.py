@@ -8,8 +8,9 @@ are filled up with zeros. The router stands at address 0, its split in a registe
 expert's matrices are, in which format and split (the base expert has the context ``max_experts``).
 
     word      32 lanes x 4 bits, lane i in bits 4 i + 3 .. 4 i; a first nibble is {sign, top of the code}.
-              Body "lut": two's complement, in nibble 8 k + g bits k of the lanes 4 g .. 4 g + 3 as {the last
-              one's counts minus, where the others differ from it}; 0 counts minus, but in the sign 1 does
+              Body "micro": two's complement. Body "lut": that too, but in nibble 8 k + g bits k of the lanes
+              4 g .. 4 g + 3 as {the last one's counts minus, where the others differ from it}; 0 counts
+              minus, but in the sign 1 does
     scale     {row exponent + 134 [8], shift [5], mantissa without its leading one [7]}
     context   four limbs: {split [31:28], format [27:24], word address [23:0]} and scale address of gate_up,
               then of down
@@ -75,7 +76,7 @@ def _shares(a: np.ndarray, tiles: int, split: int) -> np.ndarray:
 
 def pack_words(codes: np.ndarray, fmt: WeightFormat, body: str = "dsp") -> np.ndarray:
     """Signed magnitudes [..., BLOCK] as macro words uint32 [..., fmt.words, 4], top nibble first."""
-    if body == "lut":
+    if body in ("lut", "micro"):
         stored = codes.astype(np.uint32)  # two's complement
     else:
         stored = fmt.encode(np.abs(codes)).astype(np.uint32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import IntFlag
 from importlib import resources
 from pathlib import Path
@@ -37,6 +37,7 @@ BODIES = {
     "dsp": tuple(EXPERT_FORMATS.values()),
     "lut": (INT8, INT4),
     "asic": tuple(EXPERT_FORMATS.values()),
+    "micro": (INT8, INT4),
 }
 
 
@@ -69,6 +70,13 @@ _MOST = {
     "page_slots": 64,
 }
 _LEAST = {"page_slots": 0}
+#: What a design of body "micro" has one of, or none.
+_MICRO = {
+    **{"tiles": 1, "max_groups": 1, "max_layers": 1, "page_slots": 0},
+    **{"gate": False, "governor": False, "clamp": False},
+}
+#: Its widths: shifts of a block sum, and two limbs of 24 bits that weighted rows of down projections have.
+_MICRO_SHIFT, _MICRO_DOWN_BITS = 31, 48
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +109,8 @@ class HardwareConfig:
     down_spread : octaves between the row exponents of a layer's down projections
     body : what a macro multiplies with: "dsp", multipliers; "asic", adder trees that take activations bit by
         bit, for silicon; both for every format; "lut", lookups of shared tables of activation sums, for
-        integers. All give the same sums
+        integers; "micro", 16 multipliers and a processor for all that is not the array, for the smallest
+        devices, for integers without biases. All give the same sums
     act_bits : bits of an activation that a macro takes a cycle: 8, or with body "asic" 1, 2, 4 or 8
     array_clock : clock of the array over that of the core; above 1 only with body "lut", whose array then
         has a clock input of its own
@@ -174,6 +183,12 @@ class HardwareConfig:
             )
         if self.drain & (self.drain - 1) or self.drain > self.tiles:
             raise ValueError(f"drain must be 1, 2 or 4, and at most the {self.tiles} tiles, not {self.drain}")
+        if self.body == "micro":
+            for name, value in _MICRO.items():
+                if getattr(self, name) != value:
+                    raise ValueError(
+                        f'{name} must be {str(value).lower()} with body "micro", not {getattr(self, name)!r}'
+                    )
         if self.governor and not self.gate:
             raise ValueError("governor must be false without a gate")
         for name in ("max_hidden", "max_intermediate"):
@@ -188,6 +203,12 @@ class HardwareConfig:
         for name in ("weight_spread", "fp8_spread", "activation_spread", "router_spread", "down_spread"):
             if getattr(self, name) >= 1 << SHIFT_BITS:
                 raise ValueError(f"{name} must be below {1 << SHIFT_BITS}")
+        if self.body == "micro" and (
+            self.shift_max > _MICRO_SHIFT or self.down_bound.bit_length() > _MICRO_DOWN_BITS
+        ):
+            raise ValueError(
+                'sums exceed the widths of body "micro"; lower a spread, max_hidden or max_intermediate'
+            )
         slots = (self.max_slots - 1).bit_length()
         if self.acc_bits > 63 or COMBINE_LIMB + WEIGHT_BITS + self.down_spread + slots > 62:
             raise ValueError(
@@ -198,7 +219,12 @@ class HardwareConfig:
     @property
     def step_cycles(self) -> int:
         """Cycles of the array's clock that a step takes: a nibble pass of every tile."""
-        return ACT8_BITS // self.act_bits
+        return 2 if self.body == "micro" else ACT8_BITS // self.act_bits  # of 32 lanes 16 at a time
+
+    @property
+    def whole_weights(self) -> bool:
+        """Macros hold two's complement, and read all nibbles of a weight or none."""
+        return self.body in ("lut", "micro")
 
     @property
     def split(self) -> int | None:
@@ -326,30 +352,6 @@ def presets() -> list[str]:
     """Names of the configurations that come with Expertile."""
     folder = resources.files("sw_model") / "presets"
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
-
-
-def for_layers(config: HardwareConfig, layers: int) -> HardwareConfig:
-    """``config`` if it holds so many layers at once, else the preset that is like it but for that.
-
-    Raises
-    ------
-    ExpertileError : there is no such preset
-    """
-    if layers <= config.max_layers:
-        return config
-    for other in map(load_config, presets()):
-        alike = replace(other, name=config.name, max_layers=config.max_layers) == config
-        if alike and layers <= other.max_layers:
-            return other
-    raise too_many_layers(config, layers)
-
-
-def too_many_layers(config: HardwareConfig, layers: int) -> ExpertileError:
-    """What is raised where ``layers`` are to be on chip at once, more than ``config`` holds."""
-    return ExpertileError(
-        f"config {config.name!r}: {layers} layers are over its max_layers of {config.max_layers}; use a "
-        f"configuration with max_layers >= {layers}, or choose one layer"
-    )
 
 
 def load_config(name_or_path: str) -> HardwareConfig:

@@ -251,9 +251,9 @@ def _govern(
 
 
 def _high(layer: QuantisedLayer, config: HardwareConfig, of: Iterable[Setting | State]) -> np.ndarray:
-    """bool [T]: of INT8 weights the high nibble alone is read (macros of body "lut" read all)."""
+    """bool [T]: of INT8 weights the high nibble alone is read, where macros can."""
     asked = np.array([bool(s.high) for s in of], dtype=bool)
-    return asked & (config.body != "lut") | layer.high_nibble
+    return asked & (not config.whole_weights) | layer.high_nibble
 
 
 def run(

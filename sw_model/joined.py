@@ -7,12 +7,28 @@ from dataclasses import replace
 
 import numpy as np
 
-from sw_model.config import HardwareConfig, too_many_layers
+from sw_model.config import HardwareConfig, load_config, presets
 from sw_model.errors import ExpertileError
 from sw_model.image import PLACE_REGISTERS, Image
 from sw_model.packets import Kind, row_bits, table
 
-__all__ = ["join"]
+__all__ = ["for_layers", "join"]
+
+
+def for_layers(config: HardwareConfig, layers: int) -> HardwareConfig:
+    """``config`` if it holds so many layers at once, else the preset that is like it but for that.
+
+    Raises
+    ------
+    ExpertileError : there is no such preset
+    """
+    if layers <= config.max_layers:
+        return config
+    for other in map(load_config, presets()):
+        alike = replace(other, name=config.name, max_layers=config.max_layers) == config
+        if alike and layers <= other.max_layers:
+            return other
+    raise _too_many(config, layers)
 
 
 def join(images: Sequence[Image], config: HardwareConfig) -> Image:
@@ -29,7 +45,7 @@ def join(images: Sequence[Image], config: HardwareConfig) -> Image:
     if len(images) == 1:
         return images[0]
     if len(images) > config.max_layers:
-        raise too_many_layers(config, len(images))
+        raise _too_many(config, len(images))
     if any(image.registers["PAGE_SLOTS"] for image in images):
         raise ExpertileError(
             f"config {config.name!r}: a layer fits only in part, so it cannot be on chip beside others; use "
@@ -84,3 +100,11 @@ def _rows(layers: Sequence[np.ndarray], bits: int) -> np.ndarray:
     for i, entries in enumerate(layers):
         whole[i << bits :][: len(entries)] = entries
     return whole
+
+
+def _too_many(config: HardwareConfig, layers: int) -> ExpertileError:
+    """What is raised where ``layers`` are to be on chip at once, more than ``config`` holds."""
+    return ExpertileError(
+        f"config {config.name!r}: {layers} layers are over its max_layers of {config.max_layers}; use a "
+        f"configuration with max_layers >= {layers}, or choose one layer"
+    )

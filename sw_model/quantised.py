@@ -116,8 +116,7 @@ class QuantisedLayer:
 def check_fits(layer: MoELayer | QuantisedLayer, config: HardwareConfig) -> None:
     """Raise :class:`ExpertileError` naming the first maximum of ``config`` that ``layer`` exceeds."""
     if isinstance(layer, MoELayer):
-        expert_biased = layer.experts[0].biased
-        x_biased = expert_biased or layer.router_bias is not None
+        expert_biased, x_biased = layer.experts[0].biased, _x_biased(layer)
     else:
         expert_biased, x_biased = layer.expert_biased, layer.x_biased
     for what, value, key in (
@@ -144,6 +143,16 @@ def check_features(layer: MoELayer | QuantisedLayer, config: HardwareConfig) -> 
         config.require(Feature.CLAMP, "the clamped activation")
     if isinstance(layer, QuantisedLayer) and layer.gate is not None:
         config.require(Feature.GATE, "a layer with a gate")
+    biased = layer.x_biased if isinstance(layer, QuantisedLayer) else _x_biased(layer)
+    if biased and config.body == "micro":
+        raise ExpertileError(
+            f"config {config.name!r}: a design of body 'micro' computes no biases; use a configuration with "
+            "another body"
+        )
+
+
+def _x_biased(layer: MoELayer) -> bool:
+    return layer.experts[0].biased or layer.router_bias is not None
 
 
 def _padded(elements: int, biased: bool) -> int:
@@ -272,10 +281,10 @@ def check_formats(formats: Sequence[ExpertFormats], config: HardwareConfig, high
 
     ``high`` : the high nibbles of INT8 are to be read alone.
     """
-    if high and config.body == "lut":
+    if high and config.whole_weights:
         raise ExpertileError(
-            f"config {config.name!r}: macros of body 'lut' read whole weights; use int8 or int4, or a "
-            "configuration with another body"
+            f"config {config.name!r}: macros of body {config.body!r} read whole weights; use int8 or int4, "
+            "or a configuration with another body"
         )
     known = [fmt.name for fmt in config.formats]
     for f in formats:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sw_model.config import HardwareConfig, for_layers, load_config, presets
+from sw_model.config import HardwareConfig, load_config, presets
 from sw_model.errors import ExpertileError
 from sw_model.formats import FP8, INT8, INT16, MXFP4
 
@@ -24,23 +24,12 @@ def write(folder: Path, text: str | None = None, **changes: object) -> str:
 
 
 def test_presets() -> None:
-    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "macros_64", "large"} <= set(presets())
+    assert {"tiny", "base", "ulx3s_85f", "ecp5_85f_lut", "asic", "large", "icebreaker"} <= set(presets())
     for name in presets():
         config = load_config(name)
         assert config.name == name
     assert len({load_config(n).hash for n in presets()}) == len(presets())
     assert len({replace(load_config(n), name="same") for n in presets()}) == len(presets())  # no design twice
-
-
-def test_room_for_layers() -> None:
-    """The preset like a board's own that holds so many layers, if it does not do so itself."""
-    one, several = load_config("ulx3s_85f"), load_config("ulx3s_85f_layers")
-    assert for_layers(one, 1) is one and for_layers(several, 8) is several
-    assert for_layers(one, 2) == for_layers(one, 8) == several
-    for config, layers in ((one, 9), (several, 9), (load_config("tiny"), 2)):
-        most = config.max_layers
-        with pytest.raises(ExpertileError, match=f"{layers} layers are over its max_layers of {most}; use a"):
-            for_layers(config, layers)
 
 
 def test_file(tmp_path: Path) -> None:
@@ -64,8 +53,8 @@ def test_file(tmp_path: Path) -> None:
         ({"gate": "1"}, "gate must be true or false, not 1"),
         ({"gate": "false"}, "governor must be false without a gate"),
         ({"tiles": 3}, "tiles must be a power of two, not 3"),
-        ({"body": '"analog"'}, "body must be one of dsp, lut, asic, not 'analog'"),
-        ({"body": 1}, "body must be one of dsp, lut, asic, not 1"),
+        ({"body": '"analog"'}, "body must be one of dsp, lut, asic, micro, not 'analog'"),
+        ({"body": 1}, "body must be one of dsp, lut, asic, micro, not 1"),
         ({"array_clock": 2}, 'array_clock must be 1 with body "dsp", not 2'),
         ({"array_clock": 9, "body": '"lut"'}, "array_clock must be an integer from 1 to 8, not 9"),
         ({"columns": 4, "body": '"lut"'}, 'columns must be 1 or 2 with body "lut", not 4'),

@@ -19,7 +19,7 @@ from sw_model.energy.counters import of_array, of_work
 from sw_model.errors import ExpertileError
 from sw_model.gate_file import load
 from sw_model.image import PLACE_REGISTERS, Image
-from sw_model.joined import join
+from sw_model.joined import for_layers, join
 from sw_model.packets import Kind, capacities
 from sw_model.quantised import quantise
 
@@ -199,3 +199,14 @@ def test_a_design_for_one_layer_refuses_several() -> None:
         assert all(core.read(address(name)) == (0, 2) for name in missing)
         with pytest.raises(ExpertileError, match="device: made without what LAYER = 0x1 of the image is for"):
             Driver(core).configure(joined(layers_of(CONFIG), CONFIG))
+
+
+def test_room_for_layers() -> None:
+    """The preset like a board's own that holds so many layers, if it does not do so itself."""
+    one, several = load_config("ulx3s_85f"), load_config("ulx3s_85f_layers")
+    assert for_layers(one, 1) is one and for_layers(several, 8) is several
+    assert for_layers(one, 2) == for_layers(one, 8) == several
+    for config, layers in ((one, 9), (several, 9), (load_config("tiny"), 2)):
+        most = config.max_layers
+        with pytest.raises(ExpertileError, match=f"{layers} layers are over its max_layers of {most}; use a"):
+            for_layers(config, layers)

@@ -22,7 +22,7 @@ from hw.boards.family import Family
 from hw.boards.gowin import GOWIN
 from hw.boards.ice40 import ICE40
 
-__all__ = ["BOARDS", "ICEBREAKER"]
+__all__ = ["BOARDS"]
 
 BAUD = 1_500_000
 
@@ -193,9 +193,6 @@ def _board(
     )
 
 
-#: Waits for its preset.
-ICEBREAKER = _icebreaker(ICEBreakerPlatform, "icebreaker")
-
 BOARDS: dict[str, Board] = {
     board.name: board
     for board in (
@@ -210,6 +207,7 @@ BOARDS: dict[str, Board] = {
         _ecpix5(ECPIX585Platform, "ulx3s_85f"),
         _icepi_zero(IcepiZero1_3Platform, "ecp5_25f"),
         _colorlight_5a75b(Colorlight_5A75B_R70Platform, "ecp5_25f"),
+        _icebreaker(ICEBreakerPlatform, "icebreaker"),
         _tang_primer_20k(TangPrimer20kDockPlatform, "gw2a_18"),
     )
 }

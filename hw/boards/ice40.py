@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from amaranth.hdl import C, Instance, Signal, Value
@@ -88,7 +89,10 @@ class _Ice40(Family):
         return platform.device, platform.package.lower(), ""
 
     def synthesis(self, board: Board, top: str) -> list[str]:
-        return [f"synth_ice40 -device u -dsp -top {top}"]
+        """Products that are modules of their own become multipliers, other products LUTs; large memories
+        become single-port RAM."""
+        cells = Path(__file__).with_name("ice40_cells.v")
+        return [f"read_verilog -overwrite {cells}", f"synth_ice40 -device u -spram -abc9 -top {top}"]
 
     def pins(self, board: Board) -> str:
         """Levels are those of the bank's supply: the file has no I/O standard."""
