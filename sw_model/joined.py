@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -24,8 +24,9 @@ def for_layers(config: HardwareConfig, layers: int) -> HardwareConfig:
     """
     if layers <= config.max_layers:
         return config
+    keys = {field.name for field in fields(config)} - {"name", "max_layers"}
     for other in map(load_config, presets()):
-        alike = replace(other, name=config.name, max_layers=config.max_layers) == config
+        alike = all(getattr(other, key) == getattr(config, key) for key in keys)
         if alike and layers <= other.max_layers:
             return other
     raise _too_many(config, layers)
