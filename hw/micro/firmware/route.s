@@ -5,7 +5,7 @@
 .array biases MAX_EXPERTS       ; Q7.24, 32 bits of them
 .array slot_expert SLOTS
 .array slot_weight SLOTS        ; Q7.16
-.scratch phase r_at r_word r_scale r_shape r_best r_expert r_total r_chosen r_p r_d r_share r_slot
+.scratch phase r_at r_word r_scale r_best r_expert r_total r_chosen r_p r_share r_slot
 
 route:  ld READS
         st c_reads

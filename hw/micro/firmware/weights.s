@@ -1,6 +1,6 @@
 ; Packets of the weight stream (sw_model/packets.py): a header beat of four words, then beats of data.
 
-.scratch phase w_kind w_start w_beats w_there w_count w_end w_at w_value
+.scratch phase w_kind w_start w_beats w_there w_count w_at w_value
 
 weights:
         call words_of_head
