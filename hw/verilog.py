@@ -19,11 +19,14 @@ from sw_model.config import HardwareConfig
 from sw_model.errors import ExpertileError
 from sw_model.image import Image
 
-__all__ = ["MODULE", "array_clock", "describe", "generate", "name_elements"]
+__all__ = ["MODULE", "array_clock", "contents_apart", "describe", "generate", "name_elements"]
 
 MODULE = "expertile_top"
 _RATIO = "array_clk / aclk"
 _ESCAPED = re.compile(r"\\\S+")
+_MEMORY = re.compile(r"^  initial begin\n((?:    \S+ ?\[\d+\] = \d+'[hd][0-9a-f]+;\n)+)  end\n", re.MULTILINE)
+_WORD = re.compile(r"    (?P<memory>\S+) ?\[(?P<index>\d+)\] = \d+'(?P<base>[hd])(?P<value>[0-9a-f]+);\n")
+_BASES = {"h": 16, "d": 10}
 _ZERO_MEMORY = re.compile(r"^  initial begin\n(?:    \S+ ?\[\d+\] = \d+'[hd]0+;\n)+  end\n", re.MULTILINE)
 
 
@@ -67,6 +70,24 @@ def name_elements(text: str) -> str:
     or merges two wires into one.
     """
     return _ESCAPED.sub(lambda name: name[0].replace("[", ".").replace("]", ""), text)
+
+
+def contents_apart(text: str) -> tuple[str, dict[str, str]]:
+    """Verilog of :func:`generate` that reads its memories with ``$readmemh``, and the files for it, by name.
+
+    Yosys makes a cell of every word that the text itself assigns, and takes minutes over those of an image.
+    """
+    files: dict[str, str] = {}
+
+    def apart(found: re.Match[str]) -> str:
+        words = [*_WORD.finditer(found[1])]
+        name = f"{MODULE}.{len(files)}.hex"
+        files[name] = "".join(
+            f"@{int(word['index']):x} {int(word['value'], _BASES[word['base']]):x}\n" for word in words
+        )
+        return f'  initial $readmemh("{name}", {words[0]["memory"]} );\n'
+
+    return _MEMORY.sub(apart, text), files
 
 
 def array_clock(text: str) -> int:

@@ -1,5 +1,6 @@
 """A bitstream with a layer in it answers tokens at its serial pins from power-up on."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from driver.accelerator import Driver
 from driver.link import Link
 from driver.link_bus import LinkBus
 from driver.spi_pipe import SpiPipe
+from hw import verilog
 from hw.boards.catalogue import BOARDS
+from hw.boards.tools import run_yosys
 from sim.board import open_board, open_spi
 from sw_model import compiler, golden
 from sw_model.config import HardwareConfig
@@ -126,6 +129,23 @@ def test_several_layers_alone():
     assert driver.read("IMAGE") == 0
     x = tokens(2, seed=8)
     assert same_bits(driver.run(x), golden.run(layers[1], x, SEVERAL).y)
+
+
+def test_contents_in_files_are_those_of_the_text(tmp_path, layer):
+    """What Yosys reads for a bitstream holds the weights that a simulator reads."""
+    text = verilog.generate(CONFIG, compiler.compile(layer, CONFIG))
+    short, files = verilog.contents_apart(text)
+    for name, file in ({"whole.v": text, "short.v": short} | files).items():
+        (tmp_path / name).write_text(file)
+    found = []
+    for name in ("whole", "short"):
+        read = f"hierarchy -top {verilog.MODULE}; proc; opt_clean; memory_collect; flatten"
+        run_yosys([f"read_verilog {name}.v", read, f"write_json {name}.json"], tmp_path, f"{name}.log")
+        cells = json.loads((tmp_path / f"{name}.json").read_text())["modules"][verilog.MODULE]["cells"]
+        memories = {n: cell for n, cell in cells.items() if cell["type"] == "$mem_v2" and "$auto" not in n}
+        found.append({n: cell["parameters"]["INIT"] for n, cell in memories.items()})
+    assert found[0] == found[1]
+    assert sum(bits.count("1") for bits in found[0].values()) > 8 * len(compiler.compile(layer, CONFIG).words)
 
 
 def test_an_image_has_a_name_of_its_own(layer):

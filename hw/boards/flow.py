@@ -56,9 +56,10 @@ def build(
     ----------
     board : a name of :data:`hw.boards.catalogue.BOARDS`
     config : what the accelerator can hold
-    out_dir : gets BOARD.bit, report.json, expertile_top.v, board_top.v, board_top.lpf (or the family's names
-        for bitstream and constraints), yosys.log and nextpnr.log, all at once when everything has succeeded;
-        what else is in it stays
+    out_dir : gets BOARD.bit, report.json, expertile_top.v (with an image also expertile_top.N.hex, the
+        contents of its memories), board_top.v, board_top.lpf (or the family's names for bitstream and
+        constraints), yosys.log and nextpnr.log, all at once when everything has succeeded; what else is in
+        it stays
     progress : told what is being done, a few words
     image : weights baked into the block RAM
 
@@ -133,8 +134,13 @@ def synthesise(work: Path, sources: Sequence[str], top: str, board: Board) -> di
 
 
 def write_verilog(board: Board, config: HardwareConfig, image: Image | None, work: Path) -> None:
-    """The accelerator's own Verilog, the board's top around it (:data:`SOURCES`), and the pin constraints."""
-    (work / f"{verilog.MODULE}.v").write_text(verilog.generate(config, image))
+    """The accelerator's own Verilog, the board's top around it (:data:`SOURCES`), and the pin constraints;
+    contents of memories in files beside them, if there is an image."""
+    text, contents = verilog.generate(config, image), {}
+    if image is not None:
+        text, contents = verilog.contents_apart(text)
+    for name, file in ({f"{verilog.MODULE}.v": text} | contents).items():
+        (work / name).write_text(file)
     (work / f"{TOP}.v").write_text(top_verilog(board, config))
     (work / f"{TOP}.{board.family.constraints}").write_text(board.family.pins(board))
 
