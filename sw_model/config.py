@@ -58,7 +58,7 @@ _MOST = {
     "tiles": 1 << 12,
     "array_clock": 8,
     "columns": 1 << 12,
-    "drain": 4,
+    "drain": 8,
     "act_bits": ACT8_BITS,
     "max_hidden": (1 << 16) - BLOCK,
     "max_intermediate": (1 << 15) - BLOCK,
@@ -90,7 +90,7 @@ class HardwareConfig:
     columns : activation blocks that the array takes in a step, a power of two that divides ``tiles``: so many
         neighbouring tiles can share a matrix row and split its blocks between them (see
         :mod:`sw_model.topology`); with body "lut" 1 or 2, and shared by all rows in the same way
-    drain : rows that leave the array a cycle, and hence the width of what follows it: 1, 2 or 4, at most
+    drain : rows that leave the array a cycle, and hence the width of what follows it: 1, 2, 4 or 8, at most
         ``tiles``
     words : macro depth, in words of 32 lanes x 4 bits, per tile
     scales : scale store depth, in entries (one a block), per tile; a multiple of 4
@@ -182,7 +182,9 @@ class HardwareConfig:
                 f"columns must be a power of two that divides the {self.tiles} tiles, not {self.columns}"
             )
         if self.drain & (self.drain - 1) or self.drain > self.tiles:
-            raise ValueError(f"drain must be 1, 2 or 4, and at most the {self.tiles} tiles, not {self.drain}")
+            raise ValueError(
+                f"drain must be 1, 2, 4 or 8, and at most the {self.tiles} tiles, not {self.drain}"
+            )
         if self.body == "micro":
             for name, value in _MICRO.items():
                 if getattr(self, name) != value:

@@ -118,7 +118,7 @@ def test_swiglu(activation: Activation) -> None:
 
 def combine_config(**overrides: int) -> HardwareConfig:
     shape = {
-        "tiles": 4,
+        "tiles": 8,
         "words": 64,
         "scales": 64,
         "max_hidden": 32,
@@ -181,14 +181,14 @@ def check_combine(config: HardwareConfig, shapes: list[tuple[int, int]], paces: 
     simulate(dut, bench)
 
 
-@pytest.mark.parametrize("drain", [1, 2, 4])
+@pytest.mark.parametrize("drain", [1, 2, 4, 8])
 def test_combine(drain: int) -> None:
     config = combine_config(drain=drain)
     shapes = [(32, 5), (32, 1), (7, 3), (2, 5), (2, 5), (3, 2), (31, 4), (2, 1), (32, 2)]
     check_combine(config, shapes, PACES, seed=2)
 
 
-@pytest.mark.parametrize("drain", [1, 2, 4])
+@pytest.mark.parametrize("drain", [1, 2, 4, 8])
 def test_combine_two_rows_a_pass(drain: int) -> None:
     """The least hidden size, passes queued up behind a slow sink: no row reads a sum before it is written."""
     check_combine(combine_config(drain=drain), [(2, 3), (2, 2), (2, 5), (2, 1), (2, 2)] * 3, PACES, seed=3)

@@ -53,7 +53,7 @@ def test_equals_golden(case: Case, stalls: float, config: HardwareConfig) -> Non
         check(engine, tokens(17, case.hidden, seed=case.hidden))
 
 
-@pytest.mark.parametrize(("drain", "columns"), [(2, 1), (4, 4)])
+@pytest.mark.parametrize(("drain", "columns"), [(2, 1), (4, 4), pytest.param(8, 4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fmt", [*EXPERT_FORMATS, "mixed"])
 def test_any_width_gives_the_same_bits(fmt: str, drain: int, columns: int, config: HardwareConfig) -> None:
     """Whole beats and ragged ones, groups of tiles smaller than a beat, with stalls and without."""

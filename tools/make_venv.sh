@@ -8,6 +8,6 @@ python=${1:-python3}
 [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
 
 pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"; }
-echo "installing pinned Python packages into .venv (about a minute the first time)"
+echo "installing pinned Python packages into .venv (a minute or two the first time)"
 pip setuptools                              # pinned too, hence no build isolation below
 pip --no-build-isolation --editable '.[test]'

@@ -59,7 +59,7 @@ def read_layout(config: HardwareConfig) -> data.StructLayout:
 
 def read_width(config: HardwareConfig) -> int:
     """Elements that are read at a time: where columns have a block each, more, for they wait for all."""
-    return 4 * config.columns
+    return max(4 * config.columns, config.drain)
 
 
 class BlockSequencer(wiring.Component):
