@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sim import bench_report
-from sw_model.config import load_config
+from sim import bench, bench_report
+from sw_model.config import load_config, presets
+from sw_model.footprint import misfit
 
 ROW: dict[str, Any] = {
     "preset": "tiny", "format": "int4", "model": "base", "tokens": 64, "macs_per_cycle": 64,
@@ -36,6 +37,17 @@ def test_figures_of_place_and_route_are_joined(tmp_path: Path) -> None:
     assert row["lut_per_mac"] == 100.0
     (row,) = bench_report.join([other], tmp_path, tmp_path / "none.json")
     assert row["fmax_mhz"] is row["gmac_s"] is row["lut_per_mac"] is None
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_has_something_to_run(preset: str) -> None:
+    """The shipped model, or a random layer of as many experts as fit."""
+    config = load_config(preset)
+    name, work = bench.workload(config, 2, bench.ROOT / "models" / "base")
+    for layer, x in work:
+        assert misfit(layer, "int4", config) is None and x.shape == (2, layer.hidden)
+    if name == "random":
+        assert 1 < work[0][0].n_experts <= config.max_experts
 
 
 def test_files(tmp_path: Path) -> None:
