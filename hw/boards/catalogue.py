@@ -8,6 +8,7 @@ from amaranth_boards.ecpix5 import ECPIX545Platform, ECPIX585Platform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.icepi_zero import IcepiZero1_3Platform
 from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_25FPlatform, OrangeCrabR0_2_85FPlatform
+from amaranth_boards.tang_nano_9k import TangNano9kPlatform
 from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 from amaranth_boards.ulx3s import (
     ULX3S_12F_Platform,
@@ -19,7 +20,7 @@ from amaranth_boards.ulx3s import (
 from hw.boards.board import Board, pins
 from hw.boards.ecp5 import ECP5
 from hw.boards.family import Family
-from hw.boards.gowin import GOWIN
+from hw.boards.gowin import GW1N, GW2A
 from hw.boards.ice40 import ICE40
 
 __all__ = ["BOARDS"]
@@ -148,11 +149,11 @@ def _icebreaker(platform: type, preset: str) -> Board:
     )
 
 
-def _tang_primer_20k(platform: type, preset: str) -> Board:
+def _tang(name: str, title: str, family: Family, platform: type, preset: str) -> Board:
     return _board(
-        "tang_primer_20k",
-        "Tang Primer 20K, dock",
-        GOWIN,
+        name,
+        title,
+        family,
         platform,
         preset,
         clock_mhz=27.0,
@@ -208,6 +209,7 @@ BOARDS: dict[str, Board] = {
         _icepi_zero(IcepiZero1_3Platform, "ecp5_25f"),
         _colorlight_5a75b(Colorlight_5A75B_R70Platform, "ecp5_25f"),
         _icebreaker(ICEBreakerPlatform, "icebreaker"),
-        _tang_primer_20k(TangPrimer20kDockPlatform, "gw2a_18"),
+        _tang("tang_nano_9k", "Tang Nano 9K", GW1N, TangNano9kPlatform, "gw1n_9"),
+        _tang("tang_primer_20k", "Tang Primer 20K, dock", GW2A, TangPrimer20kDockPlatform, "gw2a_18"),
     )
 }

@@ -17,12 +17,22 @@ from hw.boards.board import Board
 from hw.boards.family import TOP, Device, Family
 from hw.boards.tools import Tool
 
-__all__ = ["GOWIN", "Dividers", "dividers"]
+__all__ = ["GW1N", "GW2A", "Dividers", "PllLimits", "dividers"]
 
-# Limits of the GW2A data sheet (DS102, PLL switching characteristics, C8/I7), MHz.
-VCO = (500.0, 1250.0)
-PHASE_DETECTOR = (3.0, 500.0)  # the oscillator after the input divider
-OUTPUT = (3.90625, 625.0)
+
+@dataclass(frozen=True)
+class PllLimits:
+    """Least and most MHz: of the oscillator inside, of the phase detector (the oscillator outside after the
+    input divider), and of the output."""
+
+    vco: tuple[float, float]
+    phase_detector: tuple[float, float]
+    output: tuple[float, float]
+
+
+# PLL switching characteristics of the data sheets, DS117 (GW1NR-9, C6/I5) and DS102 (GW2A-18, C8/I7).
+GW1N_LIMITS = PllLimits((400.0, 1200.0), (3.0, 400.0), (3.125, 600.0))
+GW2A_LIMITS = PllLimits((500.0, 1250.0), (3.0, 500.0), (3.90625, 625.0))
 # Of the clock user guide (UG286).
 LARGEST = 64  # of the dividers of input and feedback
 OUTPUT_DIVIDERS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
@@ -40,7 +50,7 @@ class Dividers:
     vco: int
 
 
-def dividers(oscillator_mhz: float, clock_mhz: float) -> Dividers:
+def dividers(oscillator_mhz: float, clock_mhz: float, limits: PllLimits) -> Dividers:
     """Dividers that give exactly ``clock_mhz``, with the fastest phase detector, then the slowest oscillator.
 
     Raises
@@ -50,11 +60,12 @@ def dividers(oscillator_mhz: float, clock_mhz: float) -> Dividers:
     found = [
         Dividers(i, f, v)
         for i in range(1, LARGEST + 1)
-        if PHASE_DETECTOR[0] <= oscillator_mhz / i <= PHASE_DETECTOR[1]
+        if limits.phase_detector[0] <= oscillator_mhz / i <= limits.phase_detector[1]
         for f in [round(clock_mhz * i / oscillator_mhz)]
         if 1 <= f <= LARGEST and abs(oscillator_mhz * f / i - clock_mhz) < _EXACT
         for v in OUTPUT_DIVIDERS
-        if OUTPUT[0] <= clock_mhz <= OUTPUT[1] and VCO[0] <= clock_mhz * v <= VCO[1]
+        if limits.output[0] <= clock_mhz <= limits.output[1]
+        and limits.vco[0] <= clock_mhz * v <= limits.vco[1]
     ]
     if not found:
         raise ValueError(f"no dividers make {clock_mhz} MHz of {oscillator_mhz} MHz")
@@ -62,8 +73,13 @@ def dividers(oscillator_mhz: float, clock_mhz: float) -> Dividers:
 
 
 class _Gowin(Family):
-    #: GW2A data sheet, table 1-1; multipliers of 18 x 18. Six LUTs of a block of eight have a flip-flop.
-    devices: ClassVar = {"GW2A-18C": Device("GW2A-LV18", {"lut": 20736, "ff": 15552, "bram": 46, "dsp": 48})}
+    """``synthesis_family``: Yosys's name of it; ``limits``: of its PLL."""
+
+    #: Data sheets (DS117, DS102), table 1-1; multipliers of 18 x 18. Of eight LUTs six have a flip-flop.
+    devices: ClassVar = {
+        "GW1N-9C": Device("GW1NR-LV9", {"lut": 8640, "ff": 6480, "bram": 26, "dsp": 20}),
+        "GW2A-18C": Device("GW2A-LV18", {"lut": 20736, "ff": 15552, "bram": 46, "dsp": 48}),
+    }
     synthesised: ClassVar = {
         "bram": dict.fromkeys(("SP", "SPX9", "SDPB", "SDPX9B", "DPB", "DPX9B", "pROM", "pROMX9"), 1),
         "dsp": _MULTIPLIERS,
@@ -81,12 +97,17 @@ class _Gowin(Family):
     packer = Tool("gowin_pack", "from apycula.gowin_pack import main; main()")
     clocks = 1
 
+    def __init__(self, synthesis_family: str, limits: PllLimits) -> None:
+        self._synthesis_family = synthesis_family
+        self._limits = limits
+
     def part(self, platform: Any) -> tuple[str, str, str]:
-        package, speed = re.fullmatch(r"GW\w+-[LU]V\d+([A-Z]+\d+)(C\d/I\d)", platform.part).groups()
-        return platform.family, package, speed
+        """With memory beside it in the package (GW1NR) a device is what it is without (GW1N)."""
+        package, speed = re.fullmatch(r"GW\w+-[LU]V\d+([A-Z]+\d+P?)(C\d/I\d)", platform.part).groups()
+        return platform.family.replace("GW1NR", "GW1N"), package, speed
 
     def synthesis(self, board: Board, top: str) -> list[str]:
-        return [f"synth_gowin -family gw2a -nowidelut -top {top}"]
+        return [f"synth_gowin -family {self._synthesis_family} -nowidelut -top {top}"]
 
     def pins(self, board: Board) -> str:
         lines = []
@@ -100,7 +121,7 @@ class _Gowin(Family):
         self, clock: Signal, oscillator_mhz: float, outputs: Sequence[tuple[Value, float]], lock: Signal
     ) -> Instance:
         ((output, mhz),) = outputs
-        d = dividers(oscillator_mhz, mhz)
+        d = dividers(oscillator_mhz, mhz, self._limits)
         return Instance(
             "rPLL",
             p_FCLKIN=f"{oscillator_mhz:g}",
@@ -133,4 +154,5 @@ class _Gowin(Family):
         return ["-d", board.part, "-o", f"{board.name}.fs", *dual, f"{TOP}.routed.json"]
 
 
-GOWIN = _Gowin()
+GW1N = _Gowin("gw1n", GW1N_LIMITS)
+GW2A = _Gowin("gw2a", GW2A_LIMITS)
