@@ -91,7 +91,7 @@ def _stand_in(config: HardwareConfig, experts: int, tokens: int) -> tuple[MoELay
 
     layer = MoELayer(
         router=4 * matrix(experts, hidden),
-        rule=RouterRule(top_k=min(2, config.max_top_k), renormalise=True),
+        rule=RouterRule(top_k=min(2, config.max_top_k, experts), renormalise=True),
         experts=tuple(expert(-(-widest // 2 // BLOCK) * BLOCK) for _ in range(experts)),
         shared=expert(widest),
         shared_gate=matrix(1, hidden)[0],

@@ -47,7 +47,7 @@ def test_every_preset_has_something_to_run(preset: str) -> None:
     for layer, x in work:
         assert misfit(layer, "int4", config) is None and x.shape == (2, layer.hidden)
     if name == "random":
-        assert 1 < work[0][0].n_experts <= config.max_experts
+        assert 1 <= work[0][0].rule.top_k <= work[0][0].n_experts <= config.max_experts
 
 
 def test_files(tmp_path: Path) -> None:
