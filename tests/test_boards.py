@@ -255,7 +255,7 @@ def test_preset_of_the_large_array(tmp_path):
 
 
 #: LUTs of the device that a cell takes.
-LUTS = dict.fromkeys(("LUT1", "LUT2", "LUT3", "LUT4", "ALU"), 1)
+LUTS = dict.fromkeys(("LUT1", "LUT2", "LUT3", "LUT4", "ALU", "SB_LUT4"), 1)
 LUTS |= {"CCU2C": 2, "TRELLIS_DPR16X4": 6, "RAM16SDP4": 8}
 
 
@@ -271,9 +271,13 @@ def test_presets_fit(preset, tmp_path):
     need["lut"] = sum(n * cells.get(name, 0) for name, n in LUTS.items())
     for board in boards:
         assert all(need[resource] <= board.capacity[resource] for resource in need), board.name
-    products = 2 if config.body == "lut" else LANES + 2
-    assert need["dsp"] >= config.tiles * products + sum(PRODUCTS.values())
-    assert need["bram"] * 18 * 1024 >= config.tiles * (config.words * 4 * LANES + config.scales * 18)
+    if config.body == "micro":  # rows of 64 bits: two a word, one for two scales
+        products, bits = 8, 64 * (2 * config.words + config.scales // 2)
+    else:
+        products = config.tiles * (2 if config.body == "lut" else LANES + 2) + sum(PRODUCTS.values())
+        bits = config.tiles * (config.words * 4 * LANES + config.scales * 18)
+    assert need["dsp"] >= products
+    assert (need["bram"] * 18 + need.get("spram", 0) * 256) * 1024 >= bits
 
 
 #: Sums of what fits into an adder's tables, of what does not, and of LUTs that something else reads too.
