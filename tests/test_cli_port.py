@@ -60,6 +60,7 @@ def test_text_through_a_board(port, tiny_checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.sim
+@pytest.mark.slow
 def test_text_through_a_board_on_its_own(tiny_checkpoint, tmp_path):
     """All MoE layers are in its block RAM: one port runs them all, and no weights are sent."""
     config = tmp_path / "both.toml"

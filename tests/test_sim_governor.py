@@ -11,7 +11,7 @@ from random_layers import RULES, random_side, random_tokens
 from sim_layers import DOMAINS, Case, check, random_quantised
 from test_cli import run
 from test_sim_asic import CONFIGS as SERIAL
-from test_sim_lookup import CONFIGS as LOOKUP
+from test_sim_lookup import ONE_CLOCK, TWO_CLOCKS, TWO_COLUMNS
 from test_sim_topology import COLUMNS
 
 from expertile.options import MODEL
@@ -26,6 +26,8 @@ from sw_model.gate import SideBand
 from sw_model.quantised import QuantisedLayer
 
 pytestmark = pytest.mark.sim
+SLOW = pytest.mark.slow
+OTHERS = (ONE_CLOCK, TWO_COLUMNS)
 
 CASES = [
     Case(fmt="int8", gate=True, shape={"experts": 8, "shared": 32, "gated": True}),
@@ -94,7 +96,11 @@ def every_decision(config: HardwareConfig, case: Case, stalls: float) -> None:
 
 
 @pytest.mark.parametrize(("case", "stalls"), [(CASES[0], 0.35), (CASES[1], 0.0)], ids=str)
-@pytest.mark.parametrize("design", [COLUMNS, *SERIAL, *LOOKUP], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "design",
+    [COLUMNS, *SERIAL, TWO_CLOCKS, *(pytest.param(c, marks=SLOW) for c in OTHERS)],
+    ids=lambda c: c.name,
+)
 def test_every_body_and_column(design: HardwareConfig, case: Case, stalls: float) -> None:
     """As on multipliers, with array cycles that are longer, or shorter than the core's."""
     every_decision(design, case, stalls)

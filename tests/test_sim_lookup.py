@@ -105,7 +105,9 @@ def test_icarus_and_foreign_bus_models(config: HardwareConfig) -> None:
         check(engine, random_tokens(np.random.default_rng(6), 3, 32))
 
 
-@pytest.mark.parametrize("config", [ONE_CLOCK, TWO_COLUMNS], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config", [pytest.param(ONE_CLOCK, marks=pytest.mark.slow), TWO_COLUMNS], ids=lambda c: c.name
+)
 def test_baked_image(config: HardwareConfig) -> None:
     """A core that wakes up with the weights in its tiles."""
     case = Case(fmt="mixed", shape=SHAPES[1])
