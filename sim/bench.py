@@ -100,13 +100,24 @@ def _stand_in(config: HardwareConfig, experts: int, tokens: int) -> tuple[MoELay
 
 
 def workload(preset: HardwareConfig, tokens: int, checkpoint: Path) -> tuple[str, list]:
-    """What runs: its name, and (layer, tokens) of every MoE layer."""
+    """What runs: its name, and (layer, tokens) of every MoE layer.
+
+    Raises
+    ------
+    ExpertileError : not even a layer with one expert fits
+    """
     model = Checkpoint.open(checkpoint)
     layers = [(model.moe_layer(n), x) for n, x in heldout_inputs(model, tokens).items()]
     if any(misfit(layers[0][0], fmt, preset) is None for fmt in EXPERT_FORMATS):
         return checkpoint.name, layers
     random = (_stand_in(preset, experts, tokens) for experts in range(preset.max_experts, 0, -1))
-    return "random", [next(work for work in random if misfit(work[0], "int4", preset) is None)]
+    found = next((work for work in random if misfit(work[0], "int4", preset) is None), None)
+    if found is None:
+        raise ExpertileError(
+            f"config {preset.name!r}: its memory does not hold one expert as large as its maxima; use more words and "
+            "scales, or smaller maxima"
+        )
+    return "random", [found]
 
 
 def run(preset: str, tokens: int = 64, checkpoint: Path = ROOT / "models" / "base") -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The bench's files: joined with FPGA reports, compared with what was recorded; the records themselves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from sim import bench, bench_report
 from sw_model.config import load_config, presets
+from sw_model.errors import ExpertileError
 from sw_model.footprint import misfit
 
 ROW: dict[str, Any] = {
@@ -48,6 +50,12 @@ def test_every_preset_has_something_to_run(preset: str) -> None:
         assert misfit(layer, "int4", config) is None and x.shape == (2, layer.hidden)
     if name == "random":
         assert 1 <= work[0][0].rule.top_k <= work[0][0].n_experts <= config.max_experts
+
+
+def test_memory_without_room_for_an_expert() -> None:
+    config = replace(load_config("tiny"), words=8)
+    with pytest.raises(ExpertileError, match="'tiny': its memory does not hold one expert"):
+        bench.workload(config, 2, bench.ROOT / "models" / "base")
 
 
 def test_files(tmp_path: Path) -> None:
