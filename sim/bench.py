@@ -114,8 +114,8 @@ def workload(preset: HardwareConfig, tokens: int, checkpoint: Path) -> tuple[str
     found = next((work for work in random if misfit(work[0], "int4", preset) is None), None)
     if found is None:
         raise ExpertileError(
-            f"config {preset.name!r}: its memory does not hold one expert as large as its maxima; use more words and "
-            "scales, or smaller maxima"
+            f"config {preset.name!r}: its memory does not hold one expert as large as its maxima; "
+            "use more words and scales, or smaller maxima"
         )
     return "random", [found]
 
