@@ -23,7 +23,6 @@ from hw.boards.tools import run_tool
 from sw_model.errors import ExpertileError
 
 TANG, NANO, ICEBREAKER = (BOARDS[name] for name in ("tang_primer_20k", "tang_nano_9k", "icebreaker"))
-SLOW = pytest.mark.slow
 MICRO = SimpleNamespace(name="micro", body="micro", array_clock=1, tiles=1)
 
 #: In the accelerator's place: gives every byte back, one larger, and takes 255 for an error. The byte passes

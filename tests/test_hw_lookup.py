@@ -181,12 +181,13 @@ def lookup_config(tiles: int, array_clock: int = 1, drain: int = 1, columns: int
         pytest.param(3, 1, 1, 1, marks=pytest.mark.slow),
         (2, 2, 1, 1),
         pytest.param(2, 1, 2, 1, marks=pytest.mark.slow),
+        pytest.param(8, 1, 4, 1, marks=pytest.mark.slow),
         (4, 1, 2, 1),
         (2, 1, 1, 2),
         (6, 1, 1, 2),
         (4, 2, 2, 2),
         (8, 1, 4, 2),
-        (8, 1, 8, 1),
+        pytest.param(8, 1, 8, 1, marks=pytest.mark.slow),
     ],
 )
 def test_passes(tiles: int, ratio: int, drain: int, columns: int) -> None:
@@ -197,7 +198,7 @@ def test_passes(tiles: int, ratio: int, drain: int, columns: int) -> None:
     shapes = [(5, 2, INT16), (7, 1, INT4), (6, 3, INT8), (1, 1, INT4), (3, 1, INT16), (9, 3, INT4)]
     rows = tiles // columns  # at a time
     shapes += [(16 * rows + 3, 2, INT4), (rows, 2, INT16), (2 * rows + 1, 3, INT8)]
-    if ratio == 1 and rows <= 2:
+    if ratio == 1:
         shapes += [(33 * rows, 1, INT8), (16 * rows, 1, INT8), (2 * rows, 1, INT4)]
     matrices = [Matrix(rng, config, *shape, split=config.split) for shape in shapes]
     clocks = {ARRAY_DOMAIN: 1.03 / ratio} if ratio > 1 else {}
